@@ -1,0 +1,1 @@
+"""What is decided: requests, deployments, the canonical window, placements, and what they cost."""

@@ -1,0 +1,92 @@
+"""A unit's dense GEMMs, layers and micro-batches folded into three arrays so that a pass needs few NumPy calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, sqrt
+
+import numpy as np
+
+from sbs_opt.models.cost.laws import HALF_TILE_ROWS, FloatArray, Gemm, GroupedGemm, rounded_max
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GemmStack:
+    """Sum over GEMMs of fixed + √(weights² + (token · tokens)²).
+
+    Running a batch as two halves doubles what does not depend on tokens and leaves the rest: `parts` only scales
+    `fixed_ns` and `weights`.
+
+    Parameters
+    ----------
+    fixed_ns
+        All launches and depths of the stack.
+    weights, token
+        float64[G, 1], per GEMM.
+    """
+
+    fixed_ns: float
+    weights: FloatArray
+    token: FloatArray
+
+    @classmethod
+    def of(cls, law: Gemm, shapes: Sequence[tuple[Shape, float]], parts: int, stretch: float) -> GemmStack:
+        """Return the stack of (k, n) `shapes`, each with the layers it runs in, in `parts` micro-batches."""
+        k = np.array([shape[0] for shape, _ in shapes], dtype=np.float64)
+        n = np.array([shape[1] for shape, _ in shapes], dtype=np.float64)
+        times = stretch * np.array([layers for _, layers in shapes], dtype=np.float64)
+        return cls(
+            fixed_ns=float((times * parts * law.fixed_ns(k)).sum()),
+            weights=(times * parts * law.weight_ns(k, n))[:, None],
+            token=(times * law.token_ns(k, n))[:, None],
+        )
+
+    def ns(self, tokens: FloatArray) -> FloatArray:
+        """Return float64[m] for float64[m] tokens, or float64[G, m] where the GEMMs differ in tokens."""
+        total: FloatArray = np.add.reduce(rounded_max(self.weights, self.token * tokens))
+        return total + self.fixed_ns
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertStack:
+    """Routed experts of one rank over all MoE layers: `GroupedGemm.ns` for scalars, on the hot path.
+
+    Parameters
+    ----------
+    experts
+        Experts that a rank holds.
+    parts
+        Micro-batches.
+    fixed_ns
+        All launches.
+    shapes
+        Per GEMM the time of one expert's weights and of one row.
+    """
+
+    experts: float
+    parts: int
+    fixed_ns: float
+    shapes: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def of(
+        cls, law: GroupedGemm, shapes: Sequence[Shape], *, experts: int, layers: int, parts: int, stretch: float
+    ) -> ExpertStack:
+        """Return the stack of the (k, n) `shapes` of one expert."""
+        times = stretch * layers * parts
+        rows = [(times * k * n / law.weight_gbps, times * float(law.row_ns(k, n))) for k, n in shapes]
+        return cls(float(experts), parts, times * len(rows) * law.launch_ns, tuple(rows))
+
+    def ns(self, rows: float) -> float:
+        """Return the time for so many rows on the rank, all micro-batches together."""
+        rows /= self.parts
+        hit = self.experts * (1.0 - exp(-rows / self.experts))
+        padded = rows + HALF_TILE_ROWS * hit
+        total = self.fixed_ns
+        for weight, row in self.shapes:
+            weights, work = hit * weight, padded * row
+            total += sqrt(weights * weights + work * work)
+        return total

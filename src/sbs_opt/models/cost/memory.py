@@ -1,0 +1,95 @@
+"""How many KV tokens fit on a unit: HBM less weights, activations and a reserve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sbs_opt.models.cost.profile import HardwareProfile, ModelProfile
+from sbs_opt.models.errors import InputError
+
+USABLE_SHARE = 0.95
+"""Share of HBM that an engine hands out; the rest goes to the driver and to fragmentation. Assumed."""
+
+RESERVE_BYTES = 4 * 2**30
+"""CUDA context, captured graphs and all-to-all buffers. Assumed."""
+
+BUSIEST_RANK = 2.0
+"""Expert rows that buffers provide for, over the mean. Assumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes of one unit by use, and the KV tokens that the rest holds."""
+
+    usable: int
+    weights: int
+    activations: int
+    reserve: int
+    kv_bytes_per_token: int
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV tokens that fit."""
+        return (self.usable - self.weights - self.activations - self.reserve) // self.kv_bytes_per_token
+
+
+def memory_plan(
+    hardware: HardwareProfile, model: ModelProfile, *, units: int, tokens: int, absorbed: bool
+) -> MemoryPlan:
+    """Plan the memory of one unit of an instance.
+
+    Parameters
+    ----------
+    hardware, model
+        Profiles.
+    units
+        Units of the instance: routed experts are spread over them, ⌈experts/units⌉ each (spare slots hold copies);
+        everything else is held whole by every unit, as data-parallel attention does.
+    tokens
+        New tokens in flight per unit: the prefill chunk, or the sequences of a decode step.
+    absorbed
+        Decode: kv_b is also held in BF16, per head.
+
+    Raises
+    ------
+    InputError
+        Where the weights do not fit.
+    """
+    plan = MemoryPlan(
+        usable=int(USABLE_SHARE * hardware.device.hbm_bytes),
+        weights=weight_bytes(model, units, absorbed=absorbed),
+        activations=activation_bytes(model, tokens),
+        reserve=RESERVE_BYTES,
+        kv_bytes_per_token=model.kv_bytes * model.layers,
+    )
+    if plan.kv_tokens < 1:
+        raise InputError(f"units = {units}: weights and activations leave no room for KV; use more units")
+    return plan
+
+
+def weight_bytes(model: ModelProfile, units: int, *, absorbed: bool) -> int:
+    """Return the bytes of weights per unit: FP8 blocks; BF16 router, embedding and head."""
+    gated = 3 * model.hidden
+    kv_projection = model.kv_projection[0] * model.kv_projection[1]
+    attention = sum(k * n for k, n in model.projections) + kv_projection * (3 if absorbed else 1)
+    experts = model.shared_experts + -(-model.routed_experts // units)
+    router = 2 * model.routed_experts * model.hidden
+    return (
+        model.layers * attention
+        + model.dense_layers * gated * model.dense_width
+        + model.moe_layers * (gated * model.expert_width * experts + router)
+        + 2 * 2 * model.vocabulary * model.hidden
+    )
+
+
+def activation_bytes(model: ModelProfile, tokens: int) -> int:
+    """Return the larger of what attention and what the routed experts hold at once.
+
+    Attention: query, projected key and value, assembled key, output, in BF16, the output in FP8, three residual
+    vectors. Experts, per row: input FP8, gate and up BF16, activation BF16 and FP8, output BF16.
+    """
+    head = model.nope_dim + model.rope_dim
+    per_head = 2 * (head + model.nope_dim + model.value_dim + head + model.value_dim) + model.value_dim
+    attention = model.heads * per_head + 6 * model.hidden
+    row = 3 * model.hidden + 7 * model.expert_width
+    return int(tokens * max(attention, BUSIEST_RANK * model.top_experts * row))

@@ -1,0 +1,72 @@
+"""A placement: the unit of each item of a window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sbs_opt.models.checks import IntArray, int_array
+from sbs_opt.models.errors import InputError
+from sbs_opt.models.window import FREE, Window
+
+UnitArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """The unit of each item, −1 = left out of this window.
+
+    Parameters
+    ----------
+    unit
+        int32[n].
+    """
+
+    unit: UnitArray
+
+    def __post_init__(self) -> None:
+        unit = int_array("placement.unit", self.unit, minimum=FREE)
+        if unit.ndim != 1:
+            raise InputError(f"placement.unit has shape {unit.shape}, expected one unit per item")
+        if unit.size and unit.max() > np.iinfo(np.int32).max:
+            raise InputError(f"placement.unit holds {unit.max()}: no window has that many units")
+        narrow = unit.astype(np.int32)
+        narrow.flags.writeable = False
+        object.__setattr__(self, "unit", narrow)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Placement) and np.array_equal(self.unit, other.unit)
+
+    def __hash__(self) -> int:
+        return hash(self.unit.tobytes())
+
+    def dispatch_order(self, window: Window) -> IntArray:
+        """Return the placed items, unit by unit, in the order in which the unit runs them.
+
+        Where a resource is open, a unit runs its items shorter first (demand less savings), equal ones by index, so
+        that only the longest can cross the budget; otherwise items keep their index order.
+
+        Returns
+        -------
+        int64[k], indices into the window's items.
+        """
+        placed = np.flatnonzero(self.unit >= 0)
+        length = np.zeros(len(placed), dtype=np.int64)
+        if window.open_resource is not None:
+            length = effective_demand(window, self.unit)[placed, window.open_resource]
+        return placed[np.lexsort((placed, length, self.unit[placed]))]
+
+
+def effective_demand(window: Window, unit: npt.NDArray[Any]) -> IntArray:
+    """Return int64[n, R]: the demand of each item less what its unit saves for it."""
+    demand = window.demand
+    if window.savings is None:
+        return demand
+    savings = window.savings
+    taken = unit[savings.item] == savings.unit
+    out = demand.copy()
+    out[savings.item[taken]] -= savings.value[taken]  # at most one unit per item, so no index repeats
+    return out

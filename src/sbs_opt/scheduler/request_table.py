@@ -1,0 +1,94 @@
+"""What a scheduler remembers of each request until it is answered: a slot per id, columns per fact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+import numpy as np
+
+from sbs_opt.models.checks import IntArray
+from sbs_opt.models.requests import NO_DEADLINE
+from sbs_opt.scheduler.events import RequestBatch
+
+
+class State(IntEnum):
+    """Where a request stands."""
+
+    GONE = 0
+    WAITING = 1
+    DISPATCHED = 2
+
+
+_NO_BLOCKS = np.zeros(0, np.int64)
+_NO_BLOCKS.flags.writeable = False
+
+
+class RequestTable:
+    """Slots of the requests that are waiting or dispatched; a slot is reused once its request is gone."""
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self._slot_of: dict[int, int] = {}
+        self._free: list[int] = list(range(capacity - 1, -1, -1))
+        self.id = np.zeros(capacity, np.int64)
+        self.prompt = np.zeros(capacity, np.int64)
+        self.arrival_ns = np.zeros(capacity, np.int64)
+        self.priority = np.zeros(capacity, np.int64)
+        self.deadline_ns = np.full(capacity, NO_DEADLINE, np.int64)
+        self.windows = np.zeros(capacity, np.int64)
+        self.state = np.zeros(capacity, np.int8)
+        self.blocks: list[IntArray] = [_NO_BLOCKS] * capacity
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    @property
+    def capacity(self) -> int:
+        """Slots allocated so far."""
+        return len(self.id)
+
+    def slot(self, request_id: int) -> int | None:
+        """Return the slot of a request, None when it is unknown."""
+        return self._slot_of.get(request_id)
+
+    def slots(self, ids: IntArray) -> list[int]:
+        """Return the slots of those ids that are known."""
+        get = self._slot_of.get
+        return [s for s in map(get, ids.tolist()) if s is not None]
+
+    def add(self, batch: RequestBatch, k: int, now_ns: int) -> int | None:
+        """Remember row k of a batch as waiting; None when its id is in flight already."""
+        request_id = int(batch.id[k])
+        if request_id in self._slot_of:
+            return None
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self._slot_of[request_id] = slot
+        self.id[slot] = request_id
+        self.prompt[slot] = batch.prompt_tokens[k]
+        self.arrival_ns[slot] = now_ns
+        self.priority[slot] = 0 if batch.priority is None else batch.priority[k]
+        self.deadline_ns[slot] = NO_DEADLINE if batch.deadline_ns is None else batch.deadline_ns[k]
+        self.windows[slot] = 0
+        self.state[slot] = State.WAITING
+        if batch.block_offset is not None and batch.block_id is not None:
+            self.blocks[slot] = batch.block_id[batch.block_offset[k] : batch.block_offset[k + 1]]
+        return slot
+
+    def drop(self, slots: Iterable[int]) -> None:
+        """Forget requests; their slots are free again."""
+        for slot in slots:
+            del self._slot_of[int(self.id[slot])]
+            self.state[slot] = State.GONE
+            self.blocks[slot] = _NO_BLOCKS
+            self._free.append(slot)
+
+    def _grow(self) -> None:
+        old = self.capacity
+        for name in ("id", "prompt", "arrival_ns", "priority", "deadline_ns", "windows", "state"):
+            column = getattr(self, name)
+            setattr(self, name, np.concatenate((column, np.zeros_like(column))))
+        self.deadline_ns[old:] = NO_DEADLINE
+        self.blocks += [_NO_BLOCKS] * old
+        self._free = list(range(2 * old - 1, old - 1, -1))

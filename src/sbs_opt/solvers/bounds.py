@@ -1,0 +1,126 @@
+"""Cheap lower bounds of the bottleneck, for a given number of items left out of each tier.
+
+Two relaxations, of which the greater counts:
+
+*Water level* (Graham 1966, with initial loads). Resource by resource, the work that must be placed is poured over the
+units as if it were a fluid: first into the room below each group's present peak, the rest into the largest group, where
+raising the level by one costs the same and takes the most.
+
+*Single item*. Some item must be placed, and even alone on its best unit it raises the bottleneck by so much.
+
+Both grant the adversary the choice of what is left out: of each tier the most expensive items are dropped, in each
+relaxation anew. An item that fits on no unit alone is left out of every placement, so it uses up one of the drops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sbs_opt.models.checks import BoolArray, IntArray
+from sbs_opt.models.errors import InputError
+from sbs_opt.models.window import Window
+from sbs_opt.solvers.bound_kernel import alone
+from sbs_opt.solvers.columns import Columns, columns_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relaxation:
+    """What the bounds need to know of a window, measured once.
+
+    Parameters
+    ----------
+    forced_out
+        Per tier, the items that fit on no unit alone: a lower bound of every placement's `left_out`.
+    """
+
+    forced_out: tuple[int, ...]
+    _window: Window
+    _columns: Columns
+    _possible: BoolArray
+    _increase: IntArray
+    _least: IntArray
+
+    @classmethod
+    def of(cls, window: Window) -> Relaxation:
+        """Measure a window; O(n·m·R)."""
+        columns = columns_of(window)
+        possible, increase, least = alone(columns)
+        impossible = window.tier[~possible]
+        forced = tuple(int((impossible == tier).sum()) for tier in window.tiers)
+        return cls(forced, window, columns, possible, increase, least)
+
+    def bound(self, left_out: tuple[int, ...]) -> int:
+        """Return a lower bound of the bottleneck of every placement with this `left_out` tuple; O(n·R + n log n).
+
+        Raises
+        ------
+        InputError
+            When no placement can have that tuple for a reason that is plain to see: its length, or an entry below
+            `forced_out` or above the number of items in the tier.
+        """
+        tiers = self._window.tiers
+        sizes = [int((self._window.tier == tier).sum()) for tier in tiers]
+        if len(left_out) != len(tiers) or not all(
+            low <= k <= high for low, k, high in zip(self.forced_out, left_out, sizes, strict=True)
+        ):
+            raise InputError(f"left_out = {left_out}: not between {self.forced_out} and {tuple(sizes)} in every tier")
+        increase = 0
+        work = [0] * self._window.num_resources
+        for tier, count, forced in zip(tiers, left_out, self.forced_out, strict=True):
+            members = self._possible if len(tiers) == 1 else self._possible & (self._window.tier == tier)
+            increase = max(increase, _greatest_after(self._increase[members], count - forced))
+            for r, total in enumerate(_sum_after(self._least[members], count - forced).tolist()):
+                work[r] += total
+        peaks = self._columns.peak.sum(axis=0).tolist()
+        price = self._window.price.tolist()
+        base = sum(p * peak for p, peak in zip(price, peaks, strict=True))
+        water = sum(p * self._water_level(r, total) for r, (p, total) in enumerate(zip(price, work, strict=True)))
+        return int(max(base + increase, water))
+
+    def _water_level(self, r: int, work: int) -> int:
+        """Return the least Σ over groups of the peak of resource r, were the work a fluid."""
+        peak, group = self._columns.peak[:, r], self._columns.group
+        # Peaks and loads are each below 2^62, but their sums over units need not fit 64 bits.
+        units_of = np.bincount(group).tolist()
+        room = sum(p * k for p, k in zip(peak.tolist(), units_of, strict=True)) - int(self._window.load[:, r].sum())
+        return int(int(peak.sum()) - min(0, room - work) // max(units_of))
+
+
+def _greatest_after(values: IntArray, drop: int) -> int:
+    """Return the greatest value once the `drop` greatest are gone, 0 when none remains."""
+    if drop >= len(values):
+        return 0
+    return int(np.partition(values, len(values) - 1 - drop)[len(values) - 1 - drop]) if drop else int(values.max())
+
+
+def _sum_after(values: IntArray, drop: int) -> npt.NDArray[Any]:
+    """Return the column sums once the `drop` greatest of each column are gone."""
+    keep = np.sort(values, axis=0)[: len(values) - drop] if drop else values
+    return np.asarray(keep.sum(axis=0))
+
+
+def lower_bound(window: Window, left_out: tuple[int, ...]) -> int:
+    """Return a lower bound of the bottleneck of every placement with this `left_out` tuple.
+
+    Parameters
+    ----------
+    window
+        The window.
+    left_out
+        One count per tier present, as in `Objective`.
+
+    Raises
+    ------
+    InputError
+        When no placement can have that tuple; see `Relaxation.bound`.
+    """
+    return Relaxation.of(window).bound(left_out)
+
+
+def forced_out(window: Window) -> tuple[int, ...]:
+    """Return, per tier, how many items fit on no unit even alone; no placement leaves out fewer."""
+    return Relaxation.of(window).forced_out

@@ -1,0 +1,112 @@
+"""Constructive solvers: least loaded in arrival order, and longest processing time first."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sbs_opt.models.checks import IntArray
+from sbs_opt.models.window import FREE, Window
+from sbs_opt.solvers.columns import Columns, columns_of
+from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, LEAST_LOADED, greedy, longest_first_heap
+from sbs_opt.solvers.protocol import Solution
+
+
+class LeastLoaded:
+    """List scheduling: each item, in index order, on the unit with the least priced load that may take it.
+
+    A step is one item placed or refused; the construction always runs to its end. O(n·m·R). At most 2 − 1/m times the
+    optimum for one resource and one group without limits, pins or savings (Graham 1966; with initial loads by the same
+    area argument).
+    """
+
+    def solve(
+        self, window: Window, *, budget_s: float | None, budget_steps: int | None, start: IntArray | None, seed: int
+    ) -> Solution:
+        """Return the list schedule; budgets, start and seed change nothing."""
+        order = np.arange(window.num_items, dtype=np.int64)
+        unit, _, _, _ = greedy(columns_of(window), order, LEAST_LOADED)
+        return Solution(unit, steps=len(order))
+
+
+class LongestFirst:
+    """Longest processing time first, on the unit that raises the bottleneck least.
+
+    Items go by priced size Σ_r λ_r·p, descending, ties to the lowest index. When limits leave something out, three
+    further orders compete, as whole objectives: oldest tier then longest, oldest tier then shortest, and the items
+    that the best of these admitted, longest first, with the others after them.
+
+    A step is one item placed or refused; the first construction always runs to its end, a further one starts only
+    when the budget covers it. O(n log m) for one resource and one group without limits, pins and savings, else
+    O(n·m·R). At most 4/3 − 1/(3m) times the optimum on empty units (Graham 1969), 3/2 − 1/(2m) with initial loads
+    (Lee 1991), for one resource and one group without limits, pins or savings.
+    """
+
+    def solve(
+        self, window: Window, *, budget_s: float | None, budget_steps: int | None, start: IntArray | None, seed: int
+    ) -> Solution:
+        """Return the best of the orders that the step budget covers; budget_s, start and seed change nothing."""
+        size = window.demand[:, 0] if window.num_resources == 1 else window.demand @ window.price
+        order = np.argsort(-size, kind="stable")
+        if _is_plain(window):
+            return Solution(longest_first_heap(order, size, window.load[:, 0]), steps=len(order))
+        columns = columns_of(window)
+        best = _attempt(window, columns, order)
+        steps = len(order)
+        for further in (_oldest_longest_first, _oldest_shortest_first, _admitted_first):
+            if not any(best.left_out):
+                break
+            if budget_steps is not None and steps + len(order) > budget_steps:
+                return Solution(best.unit, steps=steps, limit="steps")
+            order = further(window, size, best.unit)
+            best = min(best, _attempt(window, columns, order), key=_Attempt.rank)
+            steps += len(order)
+        return Solution(best.unit, steps=steps)
+
+
+class _Attempt(NamedTuple):
+    unit: IntArray
+    left_out: tuple[int, ...]
+    bottleneck: int
+    saved: int
+    spread: float
+
+    def rank(self) -> tuple[tuple[int, ...], int, int, float]:
+        return self.left_out, self.bottleneck, -self.saved, self.spread
+
+
+def _attempt(window: Window, columns: Columns, order: IntArray) -> _Attempt:
+    unit, load, peak, saved = greedy(columns, order, LEAST_INCREASE)
+    out = window.tier[unit < 0]
+    left_out = tuple(int((out == tier).sum()) for tier in window.tiers) if len(out) else (0,) * len(window.tiers)
+    spread = float((load.astype(np.float64) ** 2 @ columns.weight).sum())
+    return _Attempt(unit, left_out, int((peak @ columns.price).sum()), int(saved), spread)
+
+
+def _oldest_longest_first(window: Window, size: IntArray, unit: IntArray) -> IntArray:
+    return np.lexsort((-size, window.tier))
+
+
+def _oldest_shortest_first(window: Window, size: IntArray, unit: IntArray) -> IntArray:
+    return np.lexsort((size, window.tier))
+
+
+def _admitted_first(window: Window, size: IntArray, unit: IntArray) -> IntArray:
+    """Return the placed items longest first, then the others, oldest tier and shortest first."""
+    admitted = np.flatnonzero(unit >= 0)
+    waiting = np.flatnonzero(unit < 0)
+    longest_first = admitted[np.argsort(-size[admitted], kind="stable")]
+    return np.concatenate([longest_first, waiting[np.lexsort((size[waiting], window.tier[waiting]))]])
+
+
+def _is_plain(window: Window) -> bool:
+    """Tell whether nothing but loads of one priced resource matters."""
+    return (
+        window.num_resources == 1
+        and window.savings is None
+        and int(window.price[0]) > 0
+        and not window.has_limits
+        and bool((window.group == window.group[0]).all())
+        and bool((window.pinned == FREE).all())
+    )

@@ -1,0 +1,1 @@
+"""For tests of code that uses sbs_opt: hypothesis strategies and brute-force oracles (extra: `testing`)."""

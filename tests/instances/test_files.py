@@ -1,0 +1,87 @@
+"""Output files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from sbs_opt.instances import atomic_write, check_writable
+from sbs_opt.models.errors import InputError
+
+
+def test_text_is_utf8_with_plain_line_feeds(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a") as file:
+        file.write("ρ\n")
+    assert (tmp_path / "a").read_bytes() == "ρ\n".encode()
+
+
+def test_old_file_survives_a_failure_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    target.write_text("old")
+
+    def fail() -> None:
+        with atomic_write(target, "wb") as file:
+            file.write(b"half")
+            file.flush()
+            assert target.read_text() == "old", "nobody sees a half-written file"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_permissions_are_those_of_the_old_file_or_of_a_plain_open(tmp_path: Path) -> None:
+    """tempfile would leave every report readable by its owner only."""
+    with (tmp_path / "plain").open("w"):
+        pass
+    with atomic_write(tmp_path / "new"):
+        pass
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "new").chmod(0o640)
+    with atomic_write(tmp_path / "new") as file:
+        file.write("x")
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+
+
+def test_symbolic_link_is_followed_and_device_written_to(tmp_path: Path) -> None:
+    """Replacing /dev/null or /dev/stdout by a file would break the machine."""
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with atomic_write(tmp_path / "link") as file:
+        file.write("x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "x"
+    with atomic_write("/dev/null") as file:
+        file.write("x")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    check_writable("/dev/null")
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a") as first, atomic_write(tmp_path / "a") as second:
+        first.write("first")
+        second.write("second")
+    assert (tmp_path / "a").read_text() == "first", "the outer block ends last"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_check_writable_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable(tmp_path / "new")
+    assert not (tmp_path / "new").exists(), "checking writes nothing"
+    with pytest.raises(InputError, match=r"missing/a: there is no folder .*missing; create it first"):
+        check_writable(tmp_path / "missing" / "a")
+    with pytest.raises(InputError, match="is a folder; give the name of a file"):
+        check_writable(tmp_path)
+    (tmp_path / "old").write_text("")
+    with pytest.raises(InputError, match=r"there is no folder .*old"):
+        check_writable(tmp_path / "old" / "a")
+    # the superuser may write everywhere, so permission is refused here by decree
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=r"the folder .* may not be written to"):
+        check_writable(tmp_path / "new")
+    with pytest.raises(InputError, match="protected against writing"):
+        check_writable(tmp_path / "old")

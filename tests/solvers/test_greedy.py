@@ -1,0 +1,97 @@
+"""The kernels: the plain heap against the general one, every rule of a window, and the further orders."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sbs_opt.models.verify import verify
+from sbs_opt.models.window import Savings, Window
+from sbs_opt.solvers.columns import columns_of
+from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, LEAST_LOADED, greedy, longest_first_heap
+from sbs_opt.solvers.solve import solve
+from sbs_opt.testing.strategies import windows
+
+from .helpers import plain
+
+# Beyond 2^53 a floating-point spread cannot tell neighbours apart; the placements must still agree.
+amounts = st.integers(0, 9) | st.integers(2**54, 2**54 + 4)
+
+
+@given(
+    st.lists(amounts, max_size=40), st.lists(amounts, min_size=1, max_size=9), st.integers(1, 3), st.integers(0, 2)
+)
+def test_heap_places_exactly_like_the_general_kernel(sizes: list[int], loads: list[int], price: int, weight: int) -> None:
+    window = plain(sizes, loads, price=[price], spread_weight=[weight])
+    order = np.argsort(-window.demand[:, 0], kind="stable")
+    general, _, _, _ = greedy(columns_of(window), order, LEAST_INCREASE)
+    assert general.tolist() == longest_first_heap(order, window.demand[:, 0], window.load[:, 0]).tolist()
+
+
+@given(windows(max_items=12, max_units=5), st.sampled_from([LEAST_LOADED, LEAST_INCREASE]))
+def test_kernel_breaks_no_rule_and_its_books_are_right(window: Window, rule: int) -> None:
+    order = np.arange(window.num_items, dtype=np.int64)
+    unit, load, peak, saved = greedy(columns_of(window), order, rule)
+    objective = verify(window, unit)
+    assert objective.bottleneck == int((peak @ window.price).sum())
+    assert objective.saved == saved
+    assert objective.spread == sum(
+        int(weight) * value**2 for row in load.tolist() for weight, value in zip(window.spread_weight, row, strict=True)
+    )
+
+
+@given(windows(max_items=8, max_units=4, fields={"limits", "open_resource", "pinned", "savings", "several_resources"}))
+def test_kernel_leaves_out_only_what_fits_nowhere_any_more(window: Window) -> None:
+    order = np.arange(window.num_items, dtype=np.int64)
+    unit, _, _, _ = greedy(columns_of(window), order, LEAST_LOADED)
+    for i in np.flatnonzero(unit < 0):
+        for u in range(window.num_units):
+            # Allowed sets are closed under taking items away, so what fits at the end fitted at its turn.
+            tried = unit.copy()
+            tried[i] = u
+            try:
+                verify(window, tried)
+            except ValueError:
+                continue
+            raise AssertionError(f"item {i} would still fit on unit {u}")
+
+
+def test_a_cached_prefix_draws_an_item_to_its_unit() -> None:
+    saving = Savings(item=[0], unit=[1], value=[[8]])  # type: ignore[arg-type]
+    window = plain([10], [0, 1], savings=saving)
+    assert solve(window, "lpt").placement.unit.tolist() == [1]
+    assert solve(window, "least_loaded").placement.unit.tolist() == [0]
+
+
+def test_each_group_pays_for_its_own_peak() -> None:
+    # Group 0 already pays 9, so unit 1 takes work for nothing; one group alone would do the same with unit 2.
+    window = plain([5], [9, 3, 0], group=[0, 0, 1])
+    assert solve(window, "lpt").placement.unit.tolist() == [1]
+    assert solve(plain([5], [9, 3, 0]), "lpt").placement.unit.tolist() == [2]
+
+
+def test_an_item_meets_each_resource_in_proportion_to_what_it_adds() -> None:
+    # Neither unit raises a maximum; the item adds to resource 0 only, of which unit 1 has less.
+    window = Window(demand=[[2, 0]], load=[[5, 0], [3, 9], [9, 9]])  # type: ignore[arg-type]
+    assert solve(window, "lpt").placement.unit.tolist() == [1]
+
+
+def test_longest_first_is_given_up_where_it_would_leave_an_older_item_out() -> None:
+    window = plain([6, 5, 5], [0], limit=[[10]], tier=[1, 0, 0])
+    result = solve(window, "lpt")
+    assert result.objective.left_out == (0, 1)
+    assert result.placement.unit.tolist() == [-1, 0, 0]
+
+
+def test_shortest_first_places_more_under_a_hard_limit() -> None:
+    result = solve(plain([9, 4, 3, 2], [0], limit=[[9]]), "lpt")
+    assert result.objective.left_out == (1,)
+
+
+def test_further_orders_stop_at_the_step_budget() -> None:
+    window = plain([9, 4, 3, 2], [0], limit=[[9]])
+    short = solve(window, "lpt", budget_steps=7)
+    assert (short.limit, short.stats.steps, short.objective.left_out) == ("steps", 4, (3,))
+    enough = solve(window, "lpt", budget_steps=16)
+    assert (enough.limit, enough.stats.steps) == (None, 16)
