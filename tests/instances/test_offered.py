@@ -16,10 +16,13 @@ from sbs_opt.instances import (
     ideal_unit_ns_per_token,
     offered_decode_load,
     offered_load,
+    read_trace,
     scale_to_load,
     superpose,
 )
+from sbs_opt.models.catalogue import DEFAULT_DEPLOYMENT, load_deployment
 from sbs_opt.models.checks import IntArray
+from sbs_opt.models.cost import load_cost_model
 from sbs_opt.models.deployment import Deployment, Instance, Unit
 from sbs_opt.models.errors import InputError
 from sbs_opt.models.requests import requests_without_prefixes
@@ -156,3 +159,22 @@ def test_zero_prompts_at_both_ends_do_not_stop_the_search() -> None:
     trace = requests_without_prefixes(np.arange(5) * 10**9, np.array([0, 9, 9, 9, 0]), np.ones(5, np.int64))
     third = offered_load(trace, FakeCosts(), fleet()) / 3
     assert scale_to_load(trace, third, FakeCosts(), fleet(), seed=0).prompt_tokens.tolist() == [0, 9, 0]
+
+
+def test_the_default_fleet_and_its_cost_model() -> None:
+    """The cost model of the package fits the protocol, and the sample reaches the usual loads on the default fleet."""
+    deployment = load_deployment(DEFAULT_DEPLOYMENT)
+    prefill, decode = deployment.of_phase("prefill")[0], deployment.of_phase("decode")[0]
+    costs = load_cost_model(
+        deployment.hardware,
+        deployment.model,
+        prefill_units=prefill.num_units,
+        decode_units=decode.num_units,
+        chunk_tokens=prefill.unit.chunk_tokens,
+        overlap=deployment.overlap,
+    )
+    trace = read_trace("sample").requests
+    for target in (0.3, 0.85):
+        scaled = scale_to_load(trace, target, costs, deployment, seed=0)
+        assert offered_load(scaled, costs, deployment) == pytest.approx(target, rel=0.005)
+        assert 0 < offered_decode_load(scaled, costs, deployment) < 1

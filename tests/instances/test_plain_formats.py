@@ -42,6 +42,13 @@ def test_decimal_seconds_are_exact(nanoseconds: int, finer: int) -> None:
     assert decimal_seconds_to_ns(f"{seconds}.{fraction:09d}{finer:06d}", "t", failed) == (rounded, finer > 0)
 
 
+def test_exponents_of_any_size_end_soon() -> None:
+    assert decimal_seconds_to_ns("0e999999999", "t", failed) == (0, False)
+    assert decimal_seconds_to_ns("1e-999999999", "t", failed) == (0, True)
+    assert decimal_seconds_to_ns("5e-10", "t", failed) == (1, True)
+    assert decimal_seconds_to_ns("4e-10", "t", failed) == (0, True)
+
+
 def test_json_seconds_do_not_pass_through_binary_floats(tmp_path: Path) -> None:
     """1700000000.123456789 as a double is 1700000000.1234567165…"""
     trace = read_trace(write(tmp_path, '{"arrival_s": 1700000000.123456789, "prompt_tokens": 1, "output_tokens": 1}'))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_defaults_are_the_documented_ones() -> None:
 
 
 def test_spread_weight_follows_the_price() -> None:
-    assert Window(**BASE, price=[2, 0]).spread_weight.tolist() == [2, 0]
+    assert Window(**{**BASE, "price": [2, 0]}).spread_weight.tolist() == [2, 0]
 
 
 @pytest.mark.parametrize("kind", [None, "int64", "uint8", "float64", "object"])
@@ -97,7 +98,7 @@ def test_savings_are_kept_and_none_at_all_is_none() -> None:
         ({"demand": [[1, float("nan")]]}, r"demand\[0, 1\] = nan"),
         ({"demand": [[1, float("inf")]]}, r"demand\[0, 1\] = inf"),
         ({"demand": [["a", "b"]]}, "demand: holds"),
-        ({"demand": [[1, 2**63]]}, r"demand\[0, 1\] = 9223372036854775808"),
+        ({"demand": [[1, 2**63]]}, r"demand\[0, 1\] = 9.22\d*e\+18: must be a whole number that fits 64 bits"),
         ({"demand": [[1, 2**70]]}, r"demand\[0, 1\] = 1180591620717411303424"),
         ({"demand": [[1, None]]}, r"demand\[0, 1\] = None"),
         ({"demand": [[1]]}, r"demand has shape \(1, 1\), expected \(items, 2\)"),
@@ -112,7 +113,7 @@ def test_savings_are_kept_and_none_at_all_is_none() -> None:
         ({"spread_weight": [1, 1, 1]}, "spread_weight has shape"),
         ({"limit": [[1, 2]]}, "limit has shape"),
         ({"limit": [[1, 2], [-1, 2]]}, r"limit\[1, 0\] = -1"),
-        ({"open_resource": 2}, "open_resource = 2: must be None or one index below 2"),
+        ({"open_resource": 2}, "open_resource = 2: must be None or an index below 2"),
         ({"open_resource": -1}, "open_resource = -1"),
         ({"open_resource": [0]}, r"open_resource = \[0\]"),
         ({"crossing": [1, 0]}, "crossing has shape"),
@@ -145,8 +146,7 @@ def test_savings_check_their_own_shapes() -> None:
 
 @given(windows(max_items=8, max_units=5))
 def test_a_window_rebuilt_from_its_fields_is_equal(window: Window) -> None:
-    fields = ("demand", "load", "price", "spread_weight", "limit", "open_resource", "crossing", "group", "tier", "pinned")
-    rebuilt = Window(**{name: getattr(window, name) for name in fields}, savings=window.savings)
+    rebuilt = Window(**{field.name: getattr(window, field.name) for field in fields(Window)})
     assert rebuilt == window
     assert hash(rebuilt) == hash(window)
     assert rebuilt.tiers == tuple(sorted(set(window.tier.tolist())))

@@ -13,20 +13,18 @@ from sbs_opt.solvers.bounds import forced_out, lower_bound
 from sbs_opt.testing.oracles import least_bottlenecks
 from sbs_opt.testing.strategies import windows
 
-from .helpers import permuted, plain
-
-some_windows = windows(max_placements=700) | windows(3, 5, min_units=2, max_placements=700)
+from .helpers import every_kind, permuted, plain
 
 
 @settings(max_examples=200)
-@given(some_windows)
+@given(every_kind)
 def test_bound_holds_for_every_left_out_tuple(window: Window) -> None:
     for left_out, least in least_bottlenecks(window).items():
         assert lower_bound(window, left_out) <= least
 
 
 @settings(max_examples=200)
-@given(some_windows)
+@given(every_kind)
 def test_no_placement_leaves_out_fewer_than_forced(window: Window) -> None:
     least = np.min(np.array(list(least_bottlenecks(window)), dtype=np.int64), axis=0)
     assert all(low <= found for low, found in zip(forced_out(window), least.tolist(), strict=True))
@@ -39,7 +37,7 @@ def test_a_window_of_one_item_is_bounded_and_decided_exactly(window: Window) -> 
     assert lower_bound(window, min(least)) == least[min(least)]
 
 
-@given(some_windows, st.data())
+@given(every_kind, st.data())
 def test_bound_does_not_depend_on_the_order_of_items_and_units(window: Window, data: st.DataObject) -> None:
     items = np.array(data.draw(st.permutations(range(window.num_items))), dtype=np.int64)
     units = np.array(data.draw(st.permutations(range(window.num_units))), dtype=np.int64)

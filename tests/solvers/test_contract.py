@@ -17,9 +17,8 @@ from sbs_opt.solvers.protocol import Solver
 from sbs_opt.solvers.registry import list_solvers
 from sbs_opt.solvers.solve import solve
 from sbs_opt.testing.oracles import best_placement, least_bottlenecks
-from sbs_opt.testing.strategies import windows
 
-from .helpers import plain
+from .helpers import every_kind, plain
 
 
 class PlacesNothing:
@@ -46,16 +45,19 @@ class FirstFit:
         return Placement(np.array(unit, dtype=np.int32))
 
 
+def name_of(solver: str | Solver) -> str:
+    """Return what identifies a solver in a test's name."""
+    return solver if isinstance(solver, str) else type(solver).__name__
+
+
 REGISTERED = tuple(info.name for info in list_solvers())
-every_solver = pytest.mark.parametrize("solver", [*REGISTERED, PlacesNothing(), FirstFit()], ids=lambda s: s if isinstance(s, str) else type(s).__name__)
-small_windows = windows(max_placements=700)
-full_windows = windows(3, 5, min_units=2, max_placements=700)
+every_solver = pytest.mark.parametrize("solver", [*REGISTERED, PlacesNothing(), FirstFit()], ids=name_of)
 PLENTY = 5_000_000  # steps; enough for cp_sat to prove any window here
 
 
 @every_solver
 @settings(max_examples=100)
-@given(window=small_windows | full_windows)
+@given(window=every_kind)
 def test_placement_is_valid_and_every_claim_is_true(solver: str | Solver, window: Window) -> None:
     result = solve(window, solver, budget_steps=PLENTY)
     assert verify(window, result.placement) == result.objective
@@ -69,7 +71,7 @@ def test_placement_is_valid_and_every_claim_is_true(solver: str | Solver, window
 
 @every_solver
 @settings(max_examples=25)
-@given(window=full_windows)
+@given(window=every_kind)
 def test_more_steps_never_give_a_worse_placement(solver: str | Solver, window: Window) -> None:
     objectives = [solve(window, solver, budget_steps=steps).objective for steps in (0, 4, 9, 30, 300, 3000, PLENTY)]
     assert objectives == sorted(objectives, reverse=True)
@@ -77,7 +79,7 @@ def test_more_steps_never_give_a_worse_placement(solver: str | Solver, window: W
 
 @every_solver
 @settings(max_examples=25)
-@given(window=small_windows | full_windows, steps=st.sampled_from([0, 10, 1000]))
+@given(window=every_kind, steps=st.sampled_from([0, 10, 1000]))
 def test_start_is_never_made_worse(solver: str | Solver, window: Window, steps: int) -> None:
     placement, objective = best_placement(window)
     assert solve(window, solver, start=placement, budget_steps=steps).objective == objective
@@ -87,7 +89,7 @@ def test_start_is_never_made_worse(solver: str | Solver, window: Window, steps: 
 
 @every_solver
 @settings(max_examples=25)
-@given(window=full_windows)
+@given(window=every_kind)
 def test_same_arguments_give_the_same_placement(solver: str | Solver, window: Window) -> None:
     first = solve(window, solver, budget_steps=1000, seed=3)
     second = solve(window, solver, budget_steps=1000, seed=3)
@@ -97,7 +99,7 @@ def test_same_arguments_give_the_same_placement(solver: str | Solver, window: Wi
 
 @pytest.mark.parametrize("solver", REGISTERED)
 @settings(max_examples=25)
-@given(window=small_windows | full_windows, steps=st.sampled_from([0, 10, 1000]))
+@given(window=every_kind, steps=st.sampled_from([0, 10, 1000]))
 def test_place_is_solve_without_the_certificate(solver: str, window: Window, steps: int) -> None:
     unit, taken = place(window, solver, budget_steps=steps)
     result = solve(window, solver, budget_steps=steps)

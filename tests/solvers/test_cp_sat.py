@@ -10,19 +10,15 @@ from hypothesis import strategies as st
 from sbs_opt.models.window import UNLIMITED, Savings, Window
 from sbs_opt.solvers.solve import solve
 from sbs_opt.testing.oracles import best_placement
-from sbs_opt.testing.strategies import windows
 
-from .helpers import permuted, plain
+from .helpers import dense_windows, every_kind, permuted, plain
 
 PLENTY = 5_000_000
 TIGHT = plain([5, 5, 4, 4, 3, 3, 3], [0, 0, 0])  # Graham: lpt reaches 11, the optimum is 9
-limited = windows(
-    3, 5, min_units=2, max_amount=6, max_placements=700, fields={"limits", "open_resource", "tiers", "savings"}
-)
 
 
 @settings(max_examples=150)
-@given(windows(max_placements=700) | windows(3, 5, min_units=2, max_placements=700) | limited)
+@given(every_kind)
 def test_equals_brute_force_in_all_but_the_spread(window: Window) -> None:
     result = solve(window, "cp_sat", budget_steps=PLENTY)
     _, best = best_placement(window)
@@ -32,7 +28,7 @@ def test_equals_brute_force_in_all_but_the_spread(window: Window) -> None:
 
 
 @settings(max_examples=40)
-@given(windows(3, 5, min_units=2, max_placements=700), st.data())
+@given(dense_windows, st.data())
 def test_optimum_does_not_depend_on_the_order_of_items_and_units(window: Window, data: st.DataObject) -> None:
     items = np.array(data.draw(st.permutations(range(window.num_items))), dtype=np.int64)
     units = np.array(data.draw(st.permutations(range(window.num_units))), dtype=np.int64)

@@ -106,12 +106,12 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> N
 
 @pytest.mark.parametrize("start", [[0, 1], [0, 1, 2]])
 def test_a_start_that_breaks_a_rule_is_the_callers_fault(start: list[int]) -> None:
-    with pytest.raises(PlacementError, match="^start: "):
+    with pytest.raises(PlacementError, match=r"^start: "):
         solve(WINDOW, start=start)
 
 
 def test_an_own_solver_that_breaks_a_rule_is_the_callers_fault() -> None:
-    with pytest.raises(PlacementError, match="solver Answers: .*unit 2"):
+    with pytest.raises(PlacementError, match=r"solver Answers: .*unit 2"):
         solve(WINDOW, Answers([0, 1, 2]))
 
 

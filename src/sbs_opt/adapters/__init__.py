@@ -1,0 +1,1 @@
+"""Driver 2: a real clock. Adapters move events in and commands out; they decide nothing."""

@@ -21,6 +21,8 @@ NANOSECONDS = 1_000_000_000
 LATEST_NS = 2**62
 """Arrivals beyond it (the year 2116 as an epoch) would leave a simulation no room to add to them."""
 
+_LONGEST_DECIMAL = 100
+
 _ISO = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):?(\d\d))?", re.ASCII
 )
@@ -60,7 +62,7 @@ def decimal_seconds_to_ns(value: object, field: str, fail: Fail) -> tuple[int, b
     if value is None or value == "":
         raise fail(field, "is missing; every row needs it")
     number = None
-    if isinstance(value, str) or type(value) is int:
+    if type(value) is int or (isinstance(value, str) and len(value) <= _LONGEST_DECIMAL):
         with suppress(InvalidOperation):
             number = Decimal(str(value).strip())
     if number is None or not number.is_finite():
@@ -76,10 +78,12 @@ def _nanoseconds(number: Decimal) -> tuple[int, bool]:
     parts = number.as_tuple()
     digits = int("".join(map(str, parts.digits)) or "0")
     shift = int(parts.exponent) + 9
+    if digits == 0:
+        return 0, False  # before 0e999999999 would raise ten to it
     if shift >= 0:
         return digits * 10**shift, False
     if -shift > len(parts.digits) + 1:
-        return 0, digits != 0
+        return 0, True
     scale = 10**-shift
     quotient, rest = divmod(digits, scale)
     return quotient + (2 * rest >= scale), rest != 0

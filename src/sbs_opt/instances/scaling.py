@@ -58,7 +58,7 @@ def superpose(requests: Requests, copies: float, *, seed: int) -> Requests:
 
 
 def superpose_chosen(requests: Requests, whole: int, chosen: IntArray, *, seed: int) -> Requests:
-    """Return `whole` copies and one of only the requests at `chosen` (int64[k]), laid over one another as `superpose` does."""
+    """Return `whole` copies and one of only the requests at `chosen` (int64[k]), laid over as `superpose` does."""
     n = len(requests)
     if whole == 1 and not len(chosen):
         return requests

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sbs_opt.instances.files import PathLike
 from sbs_opt.models.errors import TraceError
-
-PathLike = str | os.PathLike[str]
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _READ_BYTES = 1 << 20

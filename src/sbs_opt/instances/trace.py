@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import islice
 
+from sbs_opt.instances.files import PathLike
 from sbs_opt.instances.formats import FORMATS
 from sbs_opt.instances.formats.base import TraceFormat, TraceText, csv_header, json_records
-from sbs_opt.instances.source import PathLike, iterate_rows, shown
+from sbs_opt.instances.source import iterate_rows, shown
 from sbs_opt.instances.spread import quantum, spread
 from sbs_opt.models.errors import TraceError
 from sbs_opt.models.requests import Requests

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sbs_opt.instances.files import atomic_write, compressed
-from sbs_opt.instances.source import PathLike, iterate_rows, shown, trace_error
+from sbs_opt.instances.files import PathLike, atomic_write, compressed
+from sbs_opt.instances.source import iterate_rows, shown, trace_error
 from sbs_opt.models.errors import InputError, TraceError
 from sbs_opt.models.window import FREE, UNLIMITED, Savings, Window
 

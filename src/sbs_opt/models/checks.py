@@ -90,7 +90,10 @@ def _converted_objects(field: str, raw: npt.NDArray[Any]) -> IntArray:
 
 def bool_array(field: str, value: Any) -> BoolArray:
     """Return `value` as a read-only bool array; integers 0 and 1 are accepted."""
-    raw = np.asarray(value)
+    try:
+        raw = np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{field}: rows of unequal length; give one true or false per entry") from error
     if raw.size == 0:
         raw = raw.astype(np.bool_)
     if raw.dtype != np.bool_:

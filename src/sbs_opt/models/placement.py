@@ -15,7 +15,7 @@ from sbs_opt.models.window import FREE, Window
 UnitArray = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Placement:
     """The unit of each item, −1 = left out of this window.
 
@@ -27,13 +27,13 @@ class Placement:
 
     unit: UnitArray
 
-    def __post_init__(self) -> None:
-        unit = int_array("placement.unit", self.unit, minimum=FREE)
-        if unit.ndim != 1:
-            raise InputError(f"placement.unit has shape {unit.shape}, expected one unit per item")
-        if unit.size and unit.max() > np.iinfo(np.int32).max:
-            raise InputError(f"placement.unit holds {unit.max()}: no window has that many units")
-        narrow = unit.astype(np.int32)
+    def __init__(self, unit: npt.ArrayLike) -> None:
+        wide = int_array("placement.unit", unit, minimum=FREE)
+        if wide.ndim != 1:
+            raise InputError(f"placement.unit has shape {wide.shape}, expected one unit per item")
+        if wide.size and wide.max() > np.iinfo(np.int32).max:
+            raise InputError(f"placement.unit holds {wide.max()}: no window has that many units")
+        narrow = wide.astype(np.int32)
         narrow.flags.writeable = False
         object.__setattr__(self, "unit", narrow)
 

@@ -111,7 +111,7 @@ def prefill_window(state: PrefillState, cost: PrefillTiming, balance: Literal["t
     return Window(
         demand=tokens,
         load=load,
-        price=price,  # type: ignore[arg-type]  # validated and converted
+        price=price,
         spread_weight=_spread_weight(price, tokens, load),
         limit=limit,
         open_resource=load.shape[1] - 2,
@@ -136,7 +136,7 @@ def decode_window(state: DecodeState, cost: DecodeTiming) -> Window:
     limit = np.full((m, 4), UNLIMITED)
     limit[:, 2] = state.budgets.kv_tokens
     limit[:, 3] = state.budgets.slots
-    return Window(demand=demand, load=load, price=price,  # type: ignore[arg-type]
+    return Window(demand=demand, load=load, price=price,
                   spread_weight=_spread_weight(price, demand, load), limit=limit, group=state.instance, tier=state.tier)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sbs_opt.models.checks import INT64_MAX, BoolArray, IntArray, bool_array, expect_shape, int_array
 from sbs_opt.models.errors import InputError
@@ -20,7 +21,7 @@ FREE: int = -1
 _SAFE_TOTAL = 2**62
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Savings:
     """What a unit saves for an item, for instance by a prefix-cache hit.
 
@@ -36,10 +37,10 @@ class Savings:
     unit: IntArray
     value: IntArray
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "item", int_array("savings.item", self.item))
-        object.__setattr__(self, "unit", int_array("savings.unit", self.unit))
-        object.__setattr__(self, "value", int_array("savings.value", self.value))
+    def __init__(self, item: ArrayLike, unit: ArrayLike, value: ArrayLike) -> None:
+        object.__setattr__(self, "item", int_array("savings.item", item))
+        object.__setattr__(self, "unit", int_array("savings.unit", unit))
+        object.__setattr__(self, "value", int_array("savings.value", value))
         if self.item.ndim != 1:
             raise InputError(f"savings.item has shape {self.item.shape}, expected one index per pair")
         expect_shape("savings.unit", self.unit, self.item.shape, "one unit per pair")
@@ -48,7 +49,7 @@ class Savings:
         return len(self.item)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Window:
     """One scheduling window; every field but `demand` and `load` is optional.
 
@@ -88,26 +89,39 @@ class Window:
 
     demand: IntArray
     load: IntArray
-    price: IntArray = field(default=None)  # type: ignore[assignment]  # None becomes the documented default
-    spread_weight: IntArray = field(default=None)  # type: ignore[assignment]
-    limit: IntArray = field(default=None)  # type: ignore[assignment]
-    open_resource: int | None = None
-    crossing: BoolArray = field(default=None)  # type: ignore[assignment]
-    group: IntArray = field(default=None)  # type: ignore[assignment]
-    tier: IntArray = field(default=None)  # type: ignore[assignment]
-    pinned: IntArray = field(default=None)  # type: ignore[assignment]
-    savings: Savings | None = None
+    price: IntArray
+    spread_weight: IntArray
+    limit: IntArray
+    open_resource: int | None
+    crossing: BoolArray
+    group: IntArray
+    tier: IntArray
+    pinned: IntArray
+    savings: Savings | None
 
-    def __post_init__(self) -> None:
-        self._set_sizes()
+    def __init__(
+        self,
+        demand: ArrayLike,
+        load: ArrayLike,
+        price: ArrayLike | None = None,
+        spread_weight: ArrayLike | None = None,
+        limit: ArrayLike | None = None,
+        open_resource: int | None = None,
+        crossing: ArrayLike | None = None,
+        group: ArrayLike | None = None,
+        tier: ArrayLike | None = None,
+        pinned: ArrayLike | None = None,
+        savings: Savings | None = None,
+    ) -> None:
+        self._set_sizes(demand, load)
         n, m, resources = self.num_items, self.num_units, self.num_resources
-        self._set("price", int_array("price", _default(self.price, np.ones(resources, np.int64))))
-        self._set("spread_weight", int_array("spread_weight", _default(self.spread_weight, self.price)))
-        self._set("limit", int_array("limit", _default(self.limit, np.full((m, resources), UNLIMITED))))
-        self._set("crossing", bool_array("crossing", _default(self.crossing, np.ones(n, np.bool_))))
-        self._set("group", int_array("group", _default(self.group, np.zeros(m, np.int64))))
-        self._set("tier", int_array("tier", _default(self.tier, np.zeros(n, np.int64))))
-        self._set("pinned", int_array("pinned", _default(self.pinned, np.full(n, FREE)), minimum=FREE))
+        self._set("price", int_array("price", _default(price, np.ones(resources, np.int64))))
+        self._set("spread_weight", int_array("spread_weight", _default(spread_weight, self.price)))
+        self._set("limit", int_array("limit", _default(limit, np.full((m, resources), UNLIMITED))))
+        self._set("crossing", bool_array("crossing", _default(crossing, np.ones(n, np.bool_))))
+        self._set("group", int_array("group", _default(group, np.zeros(m, np.int64))))
+        self._set("tier", int_array("tier", _default(tier, np.zeros(n, np.int64))))
+        self._set("pinned", int_array("pinned", _default(pinned, np.full(n, FREE)), minimum=FREE))
         expect_shape("price", self.price, (resources,), "one per resource")
         expect_shape("spread_weight", self.spread_weight, (resources,), "one per resource")
         expect_shape("limit", self.limit, (m, resources), "units × resources")
@@ -116,19 +130,18 @@ class Window:
         expect_shape("tier", self.tier, (n,), "one per item")
         expect_shape("pinned", self.pinned, (n,), "one per item")
         _below("pinned", self.pinned, m, "there are {} units")
-        self._check_open_resource()
-        if self.savings is not None:
-            self._check_savings(self.savings)
+        self._set("open_resource", self._checked_open_resource(open_resource))
+        self._set("savings", self._checked_savings(savings))
         self._check_magnitude()
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _set_sizes(self) -> None:
-        load = int_array("load", self.load)
+    def _set_sizes(self, demand_given: ArrayLike, load_given: ArrayLike) -> None:
+        load = int_array("load", load_given)
         if load.ndim != 2 or load.shape[0] < 1 or load.shape[1] < 1:
             raise InputError(f"load has shape {load.shape}, expected (units, resources) with at least one of each")
-        demand = int_array("demand", self.demand)
+        demand = int_array("demand", demand_given)
         if demand.size == 0 and demand.ndim < 2:
             demand = int_array("demand", np.zeros((0, load.shape[1]), np.int64))
         if demand.ndim != 2 or demand.shape[1] != load.shape[1]:
@@ -138,20 +151,20 @@ class Window:
         self._set("load", load)
         self._set("demand", demand)
 
-    def _check_open_resource(self) -> None:
-        if self.open_resource is None:
-            return
-        value = self.open_resource
+    def _checked_open_resource(self, value: int | None) -> int | None:
+        if value is None:
+            return None
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < self.num_resources:
             raise InputError(f"open_resource = {value!r}: must be None or an index below {self.num_resources}")
-        self._set("open_resource", int(value))
+        return int(value)
 
-    def _check_savings(self, savings: Savings) -> None:
+    def _checked_savings(self, savings: Savings | None) -> Savings | None:
+        if savings is None:
+            return None
         if not isinstance(savings, Savings):
             raise InputError(f"savings = {type(savings).__name__}: pass Savings(item, unit, value)")
         if len(savings) == 0:
-            self._set("savings", None)
-            return
+            return None
         expect_shape("savings.value", savings.value, (len(savings), self.num_resources), "pairs × resources")
         _below("savings.item", savings.item, self.num_items, "there are {} items")
         _below("savings.unit", savings.unit, self.num_units, "there are {} units")
@@ -170,6 +183,7 @@ class Window:
                 f"savings.value[{k}, {r}] = {savings.value[k, r]}: exceeds the demand {self.demand[savings.item[k], r]} "
                 f"of item {savings.item[k]}"
             )
+        return savings
 
     def _check_magnitude(self) -> None:
         # float64 decides all but borderline sums; those are settled in exact integers.

@@ -21,7 +21,7 @@ def splitmix64(seed: int, counter: int) -> int:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))
-    return np.int64(x >> np.uint64(1))
+    return int(x >> np.uint64(1))
 
 
 @njit(cache=True, nogil=True)

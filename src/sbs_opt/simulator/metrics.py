@@ -118,7 +118,7 @@ def _share(part: float, whole: float, empty: float = 0.0) -> float:
     return part / whole if whole else empty
 
 
-def _mean(values: FloatArray) -> float:
+def _mean(values: npt.NDArray[np.floating[Any]]) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 

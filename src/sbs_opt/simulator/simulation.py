@@ -116,8 +116,17 @@ class Simulation:
         limit = decoding[0].unit.kv_tokens if decoding else NEVER
         self._undecodable = requests.prompt_tokens + requests.output_tokens > limit
         self.run = Run(
-            requests, *(np.full(n, -1, np.int64) for _ in range(3)), np.zeros(n, np.int64), {}, self._prefill.unit_of,
-            self._prefill.hit_tokens, self._prefill.done_tokens, [], self._decode,
+            requests=requests,
+            dispatched_ns=np.full(n, -1, np.int64),
+            first_token_ns=np.full(n, -1, np.int64),
+            finished_ns=np.full(n, -1, np.int64),
+            decision_ns=np.zeros(n, np.int64),
+            rejected={},
+            unit=self._prefill.unit_of,
+            hit_tokens=self._prefill.hit_tokens,
+            done_tokens=self._prefill.done_tokens,
+            passes=[],
+            decode=self._decode,
         )
 
     def execute(self, *, horizon_ns: int | None = None, progress: Callable[[int], None] | None = None) -> Run:

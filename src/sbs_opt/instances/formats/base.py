@@ -73,7 +73,10 @@ def json_records(text: TraceText) -> Iterator[tuple[Fail, dict[str, Any]]]:
         try:
             record = _DECODER.decode(line)
         except (ValueError, RecursionError) as error:
-            problem = f"is not valid JSON ({error}); if the file was cut off, fetch it again or delete the row"
+            problem = (
+                f"is not valid JSON ({error}); each line must be one object: if the file was cut off, fetch it again "
+                "or delete the row"
+            )
             raise text.error(row, None, problem) from error
         if type(record) is not dict:
             raise text.error(row, None, f"holds {shown(record)}; each line must be one JSON object")

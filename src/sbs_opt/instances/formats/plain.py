@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sbs_opt.instances.columns import Columns
-from sbs_opt.instances.files import atomic_write, compressed
+from sbs_opt.instances.files import PathLike, atomic_write, compressed
 from sbs_opt.instances.formats.base import DecimalText, TraceFormat, TraceText, csv_header, csv_records, json_records
 from sbs_opt.instances.parsing import Fail, arrival, decimal_seconds_to_ns, whole_number
-from sbs_opt.instances.source import PathLike, shown
+from sbs_opt.instances.source import shown
 from sbs_opt.models.requests import Requests
 
 SCHEMA = "sbs-opt/trace/1"

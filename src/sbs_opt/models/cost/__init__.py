@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 from sbs_opt.models.cost.decode import DecodeCost
 from sbs_opt.models.cost.prefill import LayerTimes, PrefillCost, request_work
+from sbs_opt.models.cost.protocols import DecodeTiming, PrefillTiming
 from sbs_opt.models.cost.profile import list_profiles, load_hardware, load_model, load_source
 from sbs_opt.models.errors import InputError
 
 __all__ = [
     "CostModel",
     "DecodeCost",
+    "DecodeTiming",
     "LayerTimes",
     "PrefillCost",
+    "PrefillTiming",
     "list_profiles",
     "load_cost_model",
     "load_hardware",
@@ -27,8 +30,8 @@ __all__ = [
 class CostModel:
     """Prefill and decode cost of one deployment."""
 
-    prefill: PrefillCost
-    decode: DecodeCost
+    prefill: PrefillTiming
+    decode: DecodeTiming
 
 
 def load_cost_model(

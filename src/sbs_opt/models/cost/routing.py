@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from math import prod
+from math import ceil, prod
 
 from sbs_opt.models.cost.profile import ModelProfile
 
@@ -62,14 +63,17 @@ def _distinct_places(experts: int, groups: int, top_groups: int, top: int, place
     """Sum over places the chance that one of a token's experts lives there; a place holds experts/places of them."""
     per_group, per_place = experts / groups, experts / places
     chosen_experts = top_groups * per_group
-    total, place = 0.0, 0
     choices = list(combinations(range(groups), top_groups))
-    while place < places:
+    # Places that hold the same shares of groups are alike, whichever groups these are: most are.
+    alike: Counter[tuple[float, ...]] = Counter()
+    for place in range(ceil(places)):
         first, last = place * per_place, min((place + 1) * per_place, float(experts))
         share = [max(0.0, min(last, (g + 1) * per_group) - max(first, g * per_group)) for g in range(groups)]
+        alike[tuple(sorted(round(part, 9) for part in share))] += 1
+    total = 0.0
+    for shares, count in sorted(alike.items()):
         for chosen in choices:
-            here = sum(share[g] for g in chosen)
+            here = sum(shares[g] for g in chosen)
             missed = prod(max(0.0, chosen_experts - here - i) / (chosen_experts - i) for i in range(top))
-            total += (1.0 - missed) / len(choices)
-        place += 1
-    return total
+            total += count * (1.0 - missed) / len(choices)
+    return min(total, float(top))  # shares of an expert, where ranks do not divide experts, round up by some 1e-4

@@ -1,0 +1,56 @@
+"""The figures of a study in plain sentences, computed, never written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sbs_opt.reports.numbers import count, duration, percent
+from sbs_opt.reports.ranking import best_of, load_name, mean_ttft, quantile, reference_of
+from sbs_opt.simulator.study import Cell
+
+
+def summary(cells: Sequence[Cell]) -> str:
+    """Return what one load shows: who is best among those that answered equally much, and what the barrier costs."""
+    name = load_name(cells[0].asked_load)
+    where = f"{name[0].upper()}{name[1:]}"
+    best, reference = best_of(cells), reference_of(cells)
+    if best is None:
+        return f"{where}: {_nothing_to_rank(cells)}"
+    answered = f"{count(best.metrics.answered)} of {count(best.metrics.requests)} requests"
+    said = f"{where}: of the policies that answered {answered}, {best.policy} gives the first token soonest"
+    if best is reference:
+        return f"{said}: {_times(best)}. {_runner_up(cells, best)} {_barrier(best, None)}"
+    if best.metrics.answered != reference.metrics.answered:
+        other = f"{reference.policy} answered {count(reference.metrics.answered)} and cannot be compared"
+        return f"{said}: {_times(best)}; {other}. {_barrier(best, None)}"
+    ours, theirs = mean_ttft(best), mean_ttft(reference)
+    assert ours is not None
+    less = f", {percent(1 - ours / theirs)} less than {reference.policy} ({_times(reference)})" if theirs else ""
+    return f"{said}: {_times(best)}{less}. {_barrier(best, reference)}"
+
+
+def _times(cell: Cell) -> str:
+    mean, p99 = mean_ttft(cell), quantile(cell.metrics.ttft_s, 99)
+    assert mean is not None
+    assert p99 is not None
+    return f"{duration(mean)} in the mean, {duration(p99)} at p99"
+
+
+def _runner_up(cells: Sequence[Cell], best: Cell) -> str:
+    second = best_of([cell for cell in cells if cell is not best])
+    return f"Next is {second.policy} with {_times(second)}." if second is not None else ""
+
+
+def _barrier(best: Cell, reference: Cell | None) -> str:
+    said = f"Waiting for the slowest unit takes {percent(best.metrics.barrier_idle_prefill)} of its units' time between barriers"
+    if reference is None:
+        return f"{said}."
+    return f"{said}, against {percent(reference.metrics.barrier_idle_prefill)} under {reference.policy}."
+
+
+def _nothing_to_rank(cells: Sequence[Cell]) -> str:
+    if len(cells) == 1:
+        cell = cells[0]
+        times = f", {_times(cell)}" if len(cell.metrics.ttft_s) else ""
+        return f"{cell.policy} answered {count(cell.metrics.answered)} of {count(cell.metrics.requests)} requests{times}."
+    return "no two policies answered equally many requests, so none is called best."

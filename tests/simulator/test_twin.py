@@ -1,0 +1,200 @@
+"""The simulator and its twin, written independently from docs/simulator.md, agree on every figure of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sbs_opt.models.cost import CostModel, load_cost_model
+from sbs_opt.models.deployment import Deployment, Instance, Unit
+from sbs_opt.models.requests import Requests
+from sbs_opt.scheduler.config import SchedulerConfig
+from sbs_opt.simulator import decode_engine
+from sbs_opt.simulator.replay import simulate
+from sbs_opt.testing.costs import LinearDecode, LinearPrefill, linear_cost_model
+from sbs_opt.testing.twin import Twin, TwinRun
+
+POLICIES = ("round_robin", "random", "sglang.total_tokens", "phase_aware", "central_greedy", "sbs", "sbs_auto")
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that a run depends on."""
+
+    requests: Requests
+    deployment: Deployment
+    cost_model: CostModel
+    config: SchedulerConfig
+    decode_config: SchedulerConfig
+    reserve_tokens: int
+
+
+def run_both(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+    with patch.object(decode_engine, "RESERVE_TOKENS", case.reserve_tokens):
+        run = simulate(case.requests, case.deployment, case.cost_model, case.config, case.decode_config)
+    happened = {name: _present(getattr(run, name)) for name in ("dispatched_ns", "first_token_ns", "finished_ns")}
+    fast = happened | {
+        "decision_ns": _at(run.decision_ns, happened["dispatched_ns"]),
+        "unit": _at(run.unit, happened["dispatched_ns"]),
+        "hit_tokens": _at(run.hit_tokens, happened["dispatched_ns"]),
+        "rejected": run.rejected,
+        "passes": [(p.instance, p.number, p.start_ns, p.duration_ns, tuple(p.tokens.tolist())) for p in run.passes],
+        "preemptions": run.decode.preemptions if run.decode else 0,
+        "end_ns": run.end_ns,
+    }
+    return fast, twin_figures(run_twin(case))
+
+
+def run_twin(case: Case) -> TwinRun:
+    twin = Twin(case.requests, case.deployment, case.cost_model, case.config, case.decode_config,
+                reserve_tokens=case.reserve_tokens)
+    return twin.execute()
+
+
+def twin_figures(twin: TwinRun) -> dict[str, Any]:
+    return {
+        "dispatched_ns": twin.dispatched_ns,
+        "first_token_ns": twin.first_token_ns,
+        "finished_ns": twin.finished_ns,
+        "decision_ns": twin.decision_ns,
+        "unit": twin.unit,
+        "hit_tokens": twin.hit_tokens,
+        "rejected": twin.rejected,
+        "passes": [(p.instance, p.number, p.start_ns, p.duration_ns, p.tokens) for p in twin.passes],
+        "preemptions": twin.preemptions,
+        "end_ns": twin.end_ns,
+    }
+
+
+def _present(times: Any) -> dict[int, int]:
+    return {k: t for k, t in enumerate(times.tolist()) if t >= 0}
+
+
+def _at(values: Any, which: dict[int, int]) -> dict[int, int]:
+    return {k: int(values[k]) for k in which}
+
+
+def make_requests(
+    arrival_ns: list[int], prompt: list[int], output: list[int], blocks: list[list[int]], block_tokens: int
+) -> Requests:
+    lengths = [len(b) for b in blocks]
+    return Requests(
+        np.array(arrival_ns), np.array(prompt), np.array(output), np.concatenate(([0], np.cumsum(lengths))),
+        np.array([x for b in blocks for x in b], np.int64), block_tokens, np.full(len(prompt), -1),
+    )
+
+
+# -- strategies ----------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def traces(draw: st.DrawFn, chunk: int) -> Requests:
+    """Requests with equal stamps, empty prompts, prompts of several chunks, and prefixes from a few families."""
+    n = draw(st.integers(1, 40))
+    gap = draw(st.sampled_from((0, 40, 400, 3_000)))
+    arrival = sorted(draw(st.lists(st.integers(0, n * gap), min_size=n, max_size=n)))
+    longest = draw(st.sampled_from((chunk // 2, chunk, 4 * chunk)))
+    prompt = draw(st.lists(st.integers(0, longest), min_size=n, max_size=n))
+    output = draw(st.lists(st.integers(0, 20), min_size=n, max_size=n))
+    block_tokens = draw(st.sampled_from((0, 1, 4, 16)))
+    blocks: list[list[int]] = [[] for _ in range(n)]
+    if block_tokens:
+        family = draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))
+        shared = draw(st.lists(st.integers(0, 20), min_size=n, max_size=n))
+        for k in range(n):
+            # A trace may give one block more or fewer than the prompt fills: only whole blocks of it may count.
+            count = max(0, min(-(-prompt[k] // block_tokens) + draw(st.sampled_from((0, 0, 0, 1, -1))), 64))
+            blocks[k] = [1000 * family[k] + d if d < shared[k] else 100_000 + 1000 * k + d for d in range(count)]
+    return make_requests(arrival, prompt, output, blocks, block_tokens)
+
+
+@st.composite
+def deployments(draw: st.DrawFn, chunk: int) -> Deployment:
+    kv = draw(st.sampled_from((chunk, 2 * chunk, 5 * chunk, 100 * chunk)))
+    prefill_units, decode_units = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    instances = [
+        Instance(f"p{k}", "prefill", prefill_units, Unit(kv_tokens=kv, chunk_tokens=chunk))
+        for k in range(draw(st.integers(1, 3)))
+    ]
+    decode = Unit(kv_tokens=draw(st.sampled_from((chunk, 2 * chunk, 6 * chunk))), slots=draw(st.integers(1, 6)))
+    instances += [Instance(f"d{k}", "decode", decode_units, decode) for k in range(draw(st.integers(0, 2)))]
+    context = draw(st.sampled_from((3 * chunk, 1_000_000)))
+    return Deployment("small", tuple(instances), hardware="h800", model="deepseek-v3", context_tokens=context)
+
+
+@st.composite
+def linear_costs(draw: st.DrawFn) -> CostModel:
+    prefill = LinearPrefill(
+        fixed_ns=draw(st.sampled_from((1, 500, 3_000))), token_ns=draw(st.integers(0, 20)),
+        pair_ns=draw(st.integers(0, 2)), alltoall_price=draw(st.integers(0, 1)),
+    )
+    decode = LinearDecode(
+        fixed_ns=draw(st.sampled_from((1, 300))), kv_ns=draw(st.integers(0, 3)), batch_ns=draw(st.integers(0, 50))
+    )
+    return linear_cost_model(prefill, decode)
+
+
+def configs(policy: str, scale: int) -> st.SearchStrategy[SchedulerConfig]:
+    """Settings at the time scale of a pass."""
+    times = st.sampled_from((0, 1, scale // 20, scale, 4 * scale))
+    return st.builds(
+        SchedulerConfig, policy=st.just(policy), seed=st.integers(0, 5), notification_ns=times, lead_ns=times,
+        hold_limit_ns=times, hold_limit_windows=st.integers(1, 3), mean_passes=st.integers(1, 4),
+        bypass_utilisation=st.sampled_from((0.0, 0.02, 0.5)), watchdog=st.sampled_from((1.01, 1.5, 3.0)),
+        decision_base_ns=times, decision_step_ns=st.sampled_from((0, 1, scale // 50)),
+    )
+
+
+@st.composite
+def linear_cases(draw: st.DrawFn, policy: str) -> Case:
+    chunk = draw(st.sampled_from((1, 8, 32, 100)))
+    return Case(
+        draw(traces(chunk)), draw(deployments(chunk)), draw(linear_costs()), draw(configs(policy, 1_000)),
+        draw(configs("least_kv", 1_000)), draw(st.sampled_from((0, 1, 5, 150))),
+    )
+
+
+@cache
+def real_cost(prefill_units: int, decode_units: int, chunk: int, overlap: bool) -> CostModel:
+    return load_cost_model("h800", "deepseek-v3", prefill_units=prefill_units, decode_units=decode_units,
+                           chunk_tokens=chunk, overlap=overlap)
+
+
+@st.composite
+def real_cases(draw: st.DrawFn, policy: str) -> Case:
+    chunk = draw(st.sampled_from((256, 2048)))
+    deployment = draw(deployments(chunk))
+    decode = deployment.of_phase("decode")
+    cost = real_cost(deployment.of_phase("prefill")[0].num_units, decode[0].num_units if decode else 1, chunk,
+                     draw(st.booleans()))
+    requests = draw(traces(chunk))
+    stretched = Requests(requests.arrival_ns * 50_000, requests.prompt_tokens, requests.output_tokens,
+                         requests.block_offset, requests.block_id, requests.block_tokens, requests.session)
+    return Case(stretched, deployment, cost, draw(configs(policy, 60_000_000)), draw(configs("least_kv", 60_000_000)),
+                draw(st.sampled_from((0, 5, 150))))
+
+
+# -- the law -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(data=st.data())
+@settings(max_examples=100)
+def test_twin_agrees_under_linear_costs(policy: str, data: st.DataObject) -> None:
+    fast, slow = run_both(data.draw(linear_cases(policy)))
+    assert fast == slow
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(data=st.data())
+@settings(max_examples=30)
+def test_twin_agrees_under_the_real_cost_model(policy: str, data: st.DataObject) -> None:
+    fast, slow = run_both(data.draw(real_cases(policy)))
+    assert fast == slow
