@@ -20,13 +20,13 @@ from sbs_opt.testing.strategies import windows
 
 def plain(sizes: list[int], loads: list[int], **given_fields: Any) -> Window:
     """Return a window of one resource."""
-    return Window(demand=[[s] for s in sizes], load=[[b] for b in loads], **given_fields)  # type: ignore[arg-type]
+    return Window(demand=[[s] for s in sizes], load=[[b] for b in loads], **given_fields)
 
 
 def test_objective_of_a_small_window() -> None:
     window = plain([5, 3, 3], [0, 1])
     assert verify(window, [0, 1, 1]) == Objective(left_out=(0,), bottleneck=7, saved=0, spread=25 + 49)
-    assert verify(window, Placement([0, -1, 1])) == Objective((1,), 5, 0, 25 + 16)  # type: ignore[arg-type]
+    assert verify(window, Placement([0, -1, 1])) == Objective((1,), 5, 0, 25 + 16)
 
 
 def test_no_items_leaves_the_initial_loads() -> None:
@@ -35,11 +35,11 @@ def test_no_items_leaves_the_initial_loads() -> None:
 
 def test_bottleneck_adds_up_over_groups_and_priced_resources() -> None:
     window = Window(
-        demand=[[4, 1], [2, 7]],  # type: ignore[arg-type]
-        load=[[1, 0], [0, 5], [3, 3]],  # type: ignore[arg-type]
-        price=[10, 1],  # type: ignore[arg-type]
-        spread_weight=[0, 2],  # type: ignore[arg-type]
-        group=[7, 7, 2],  # type: ignore[arg-type]
+        demand=[[4, 1], [2, 7]],
+        load=[[1, 0], [0, 5], [3, 3]],
+        price=[10, 1],
+        spread_weight=[0, 2],
+        group=[7, 7, 2],
     )
     # Loads afterwards: (5, 1), (0, 5), (5, 10); group 7 peaks at 5 and 5, group 2 at 5 and 10.
     assert verify(window, [0, 2]) == Objective((0,), 10 * (5 + 5) + 5 + 10, 0, 2 * (1 + 25 + 100))
@@ -51,7 +51,7 @@ def test_left_out_counts_by_tier_oldest_first() -> None:
 
 
 def test_savings_count_only_on_the_unit_that_has_them() -> None:
-    window = plain([5, 4], [0, 0], price=[3], savings=Savings(item=[0, 1], unit=[1, 1], value=[[2], [4]]))  # type: ignore[arg-type]
+    window = plain([5, 4], [0, 0], price=[3], savings=Savings(item=[0, 1], unit=[1, 1], value=[[2], [4]]))
     assert verify(window, [1, 0]) == Objective((0,), 3 * 4, 3 * 2, 3 * (9 + 16))
     assert verify(window, [0, 1]) == Objective((0,), 3 * 5, 3 * 4, 3 * 25)
     assert effective_demand(window, np.array([1, 0])).tolist() == [[3], [4]]
@@ -88,7 +88,7 @@ def test_hard_limit_binds_what_is_added_and_nothing_else() -> None:
 
 
 def test_an_item_that_is_cached_whole_meets_no_limit() -> None:
-    window = plain([3], [9], limit=[[4]], savings=Savings(item=[0], unit=[0], value=[[3]]))  # type: ignore[arg-type]
+    window = plain([3], [9], limit=[[4]], savings=Savings(item=[0], unit=[0], value=[[3]]))
     assert verify(window, [0]) == Objective((0,), 9, 3, 81)
 
 
@@ -120,10 +120,10 @@ def test_open_limit_is_a_budget_to_start_in(
 
 
 def test_the_length_that_counts_is_what_is_left_after_savings() -> None:
-    saving = Savings(item=[1], unit=[0], value=[[8]])  # type: ignore[arg-type]
+    saving = Savings(item=[1], unit=[0], value=[[8]])
     window = plain([5, 9], [0], limit=[[4]], open_resource=0, crossing=[1, 0], savings=saving)
     assert verify(window, [0, 0]).bottleneck == 6
-    assert Placement([0, 0]).dispatch_order(window).tolist() == [1, 0]  # type: ignore[arg-type]
+    assert Placement([0, 0]).dispatch_order(window).tolist() == [1, 0]
 
 
 def test_numbers_beyond_64_bits_are_exact() -> None:

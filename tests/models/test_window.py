@@ -61,7 +61,7 @@ def test_a_window_keeps_its_own_read_only_copy() -> None:
 
 @pytest.mark.parametrize("empty", [[], np.zeros((0, 2)), np.zeros((0, 2), np.int64)])
 def test_no_items_is_a_window(empty: Any) -> None:
-    window = Window(demand=empty, load=[[1, 2]])  # type: ignore[arg-type]
+    window = Window(demand=empty, load=[[1, 2]])
     assert (window.num_items, window.num_resources, window.tiers) == (0, 2, ())
 
 
@@ -85,7 +85,7 @@ def test_savings_are_kept_and_none_at_all_is_none() -> None:
     window = Window(**BASE, savings=savings())
     assert window.savings is not None
     assert len(window.savings) == 2
-    nothing = Savings(item=[], unit=[], value=[])  # type: ignore[arg-type]
+    nothing = Savings(item=[], unit=[], value=[])
     assert Window(**BASE, savings=nothing) == Window(**BASE)
 
 
@@ -139,9 +139,9 @@ def test_bad_fields_are_named_with_index_and_value(changed: dict[str, Any], mess
 
 def test_savings_check_their_own_shapes() -> None:
     with pytest.raises(InputError, match=r"savings.item has shape \(\)"):
-        Savings(item=0, unit=0, value=[[1, 1]])  # type: ignore[arg-type]
+        Savings(item=0, unit=0, value=[[1, 1]])
     with pytest.raises(InputError, match=r"savings.unit has shape"):
-        Savings(item=[0, 1], unit=[0], value=[[1, 1]])  # type: ignore[arg-type]
+        Savings(item=[0, 1], unit=[0], value=[[1, 1]])
 
 
 @given(windows(max_items=8, max_units=5))

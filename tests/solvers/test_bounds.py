@@ -59,13 +59,19 @@ def test_bound_does_not_depend_on_the_order_of_items_and_units(window: Window, d
         pytest.param(plain([9, 2], [3, 3], limit=[[5], [6]]), (1,), 5, id="a forced item uses up the drop"),
         pytest.param(plain([9], [0, 7], pinned=[1]), (0,), 16, id="pinned"),
         pytest.param(
-            plain([8, 8], [0, 0], savings=Savings(item=[0], unit=[1], value=[[6]])),  # type: ignore[arg-type]
+            plain([8, 8], [0, 0], savings=Savings(item=[0], unit=[1], value=[[6]])),
             (0,),
             8,
             id="savings count at their best",
         ),
         pytest.param(
-            Window(demand=[[4, 2], [4, 2]], load=[[0, 0], [0, 0]], price=[1, 10]),  # type: ignore[arg-type]
+            plain([8] * 3, [0, 0], pinned=[0, -1, -1], savings=Savings(item=[0], unit=[1], value=[[6]])),
+            (0,),
+            12,
+            id="savings out of a pinned item's reach do not count",
+        ),
+        pytest.param(
+            Window(demand=[[4, 2], [4, 2]], load=[[0, 0], [0, 0]], price=[1, 10]),
             (0,),
             24,
             id="resources add up by price",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -38,26 +40,32 @@ def test_optimum_does_not_depend_on_the_order_of_items_and_units(window: Window,
     assert (one.objective.left_out, one.objective.saved) == (two.objective.left_out, two.objective.saved)
 
 
+@settings(max_examples=100)
+@given(every_kind)
+def test_never_gives_back_less_than_lpt_found_spread_included(window: Window) -> None:
+    assert solve(window, "cp_sat", budget_steps=PLENTY).objective <= solve(window, "lpt").objective
+
+
 def test_proves_what_lpt_misses() -> None:
     result = solve(TIGHT, "cp_sat", budget_steps=PLENTY)
     assert (result.objective.bottleneck, result.bound, result.status, result.limit) == (9, 9, "OPTIMAL", None)
 
 
 @pytest.mark.parametrize(("budget", "limit"), [({"budget_steps": 0}, "steps"), ({"budget_s": 0.0}, "time")])
-def test_without_budget_the_start_comes_back_and_nothing_is_claimed(budget: dict[str, float], limit: str) -> None:
-    result = solve(TIGHT, "cp_sat", **budget)  # type: ignore[arg-type]
+def test_without_budget_the_start_comes_back_and_nothing_is_claimed(budget: dict[str, Any], limit: str) -> None:
+    result = solve(TIGHT, "cp_sat", **budget)
     assert (result.objective.bottleneck, result.status, result.limit) == (11, "FEASIBLE", limit)
-    tail = solve(plain([9, 8, 7, 6, 6], [0, 0], limit=[[18], [18]]), "cp_sat", **budget)  # type: ignore[arg-type]
+    tail = solve(plain([9, 8, 7, 6, 6], [0, 0], limit=[[18], [18]]), "cp_sat", **budget)
     assert (tail.status, tail.limit) == ("FEASIBLE", limit)
 
 
 def test_a_limit_below_the_load_binds_only_what_is_added() -> None:
     # Once a constraint without terms, 0 <= limit - load, made such a window infeasible.
     window = Window(
-        demand=[[0, 0]],  # type: ignore[arg-type]
-        load=[[0, 0], [1, 0]],  # type: ignore[arg-type]
-        limit=[[0, 0], [0, UNLIMITED]],  # type: ignore[arg-type]
-        savings=Savings(item=[0], unit=[0], value=[[0, 0]]),  # type: ignore[arg-type]
+        demand=[[0, 0]],
+        load=[[0, 0], [1, 0]],
+        limit=[[0, 0], [0, UNLIMITED]],
+        savings=Savings(item=[0], unit=[0], value=[[0, 0]]),
     )
     assert solve(window, "cp_sat", budget_steps=PLENTY).status == "OPTIMAL"
 

@@ -11,7 +11,9 @@ from sbs_opt.models.placement import effective_demand
 from sbs_opt.models.verify import verify
 from sbs_opt.models.window import FREE, Savings, Window
 from sbs_opt.solvers.columns import columns_of
-from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, LEAST_LOADED, greedy, longest_first_heap
+from sbs_opt.solvers.direct import place
+from sbs_opt.solvers.greedy import longest_first
+from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, LEAST_LOADED, greedy
 from sbs_opt.solvers.solve import solve
 from sbs_opt.testing.strategies import windows
 
@@ -22,15 +24,15 @@ amounts = st.integers(0, 9) | st.integers(2**54, 2**54 + 4)
 
 
 @given(
-    st.lists(amounts, max_size=40), st.lists(amounts, min_size=1, max_size=9), st.integers(1, 3), st.integers(0, 2)
+    st.lists(amounts, max_size=40), st.lists(amounts, min_size=1, max_size=9), st.integers(0, 3), st.integers(0, 2)
 )
-def test_heap_places_exactly_like_the_general_kernel(
+def test_lpt_from_the_heap_places_exactly_like_the_general_kernel(
     sizes: list[int], loads: list[int], price: int, weight: int
 ) -> None:
     window = plain(sizes, loads, price=[price], spread_weight=[weight])
     order = np.argsort(-window.demand[:, 0], kind="stable")
     general, _, _, _ = greedy(columns_of(window), order, LEAST_INCREASE)
-    assert general.tolist() == longest_first_heap(order, window.demand[:, 0], window.load[:, 0]).tolist()
+    assert place(window, "lpt")[0].tolist() == general.tolist()
 
 
 def slow_twin(window: Window, order: list[int], rule: int) -> list[int]:
@@ -54,6 +56,12 @@ def slow_twin(window: Window, order: list[int], rule: int) -> list[int]:
     return unit
 
 
+@given(st.lists(amounts | st.just(2**61), max_size=50))
+def test_longest_first_is_a_stable_descending_order(sizes: list[int]) -> None:
+    order = longest_first(np.array(sizes, dtype=np.int64)).tolist()
+    assert order == sorted(range(len(sizes)), key=lambda i: -sizes[i])
+
+
 @settings(max_examples=300)
 @given(every_kind, st.sampled_from([LEAST_LOADED, LEAST_INCREASE]), st.data())
 def test_kernel_places_exactly_like_its_slow_twin(window: Window, rule: int, data: st.DataObject) -> None:
@@ -75,7 +83,7 @@ def test_kernel_breaks_no_rule_and_its_books_are_right(window: Window, rule: int
 
 
 def test_a_cached_prefix_draws_an_item_to_its_unit() -> None:
-    saving = Savings(item=[0], unit=[1], value=[[8]])  # type: ignore[arg-type]
+    saving = Savings(item=[0], unit=[1], value=[[8]])
     window = plain([10], [0, 1], savings=saving)
     assert solve(window, "lpt").placement.unit.tolist() == [1]
     assert solve(window, "least_loaded").placement.unit.tolist() == [0]
@@ -90,8 +98,19 @@ def test_each_group_pays_for_its_own_peak() -> None:
 
 def test_an_item_meets_each_resource_in_proportion_to_what_it_adds() -> None:
     # Neither unit raises a maximum; the item adds to resource 0 only, of which unit 1 has less.
-    window = Window(demand=[[2, 0]], load=[[5, 0], [3, 9], [9, 9]])  # type: ignore[arg-type]
+    window = Window(demand=[[2, 0]], load=[[5, 0], [3, 9], [9, 9]])
     assert solve(window, "lpt").placement.unit.tolist() == [1]
+
+
+def test_the_spread_counts_what_is_added_once_savings_are_taken_off() -> None:
+    # 4 on top of 2 adds 4·(2·2 + 4) = 32, the 3 that are left on top of 3 only 3·(2·3 + 3) = 27.
+    window = plain([4], [2, 3, 99], savings=Savings(item=[0], unit=[1], value=[[1]]))
+    assert solve(window, "lpt").placement.unit.tolist() == [1]
+
+
+def test_one_of_several_longest_items_is_enough_to_cross() -> None:
+    window = plain([4, 4, 3], [0], limit=[[9]], open_resource=0, crossing=[True, False, False])
+    assert solve(window, "least_loaded").objective.left_out == (0,)
 
 
 def test_longest_first_is_given_up_where_it_would_leave_an_older_item_out() -> None:

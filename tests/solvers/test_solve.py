@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,10 +25,10 @@ USES: dict[str, Window] = {
     "limits": plain([1], [0], limit=[[4]]),
     "open_resource": plain([1], [0], limit=[[4]], open_resource=0),
     "groups": plain([1], [0, 0], group=[0, 1]),
-    "several_resources": Window(demand=[[1, 1]], load=[[0, 0]]),  # type: ignore[arg-type]
+    "several_resources": Window(demand=[[1, 1]], load=[[0, 0]]),
     "tiers": plain([1, 1], [0], limit=[[4]], tier=[0, 1]),
     "pinned": plain([1], [0, 0], pinned=[1]),
-    "savings": plain([1], [0], savings=Savings(item=[0], unit=[0], value=[[1]])),  # type: ignore[arg-type]
+    "savings": plain([1], [0], savings=Savings(item=[0], unit=[0], value=[[1]])),
 }
 
 
@@ -49,7 +49,7 @@ def test_registered_solvers() -> None:
     assert load_solver("lpt") is load_solver("lpt")
 
 
-@pytest.mark.parametrize("answer", [[0, 1, 1], np.array([0, 1, 1], np.int32), Placement([0, 1, 1])])  # type: ignore[arg-type]
+@pytest.mark.parametrize("answer", [[0, 1, 1], np.array([0, 1, 1], np.int32), Placement([0, 1, 1])])
 def test_an_own_solver_may_return_a_placement_or_an_array(answer: Any) -> None:
     result = solve(WINDOW, Answers(answer))
     assert result.objective == Objective((0,), 7, 0, 74)
@@ -88,7 +88,7 @@ def test_fields_that_cannot_change_the_answer_are_not_refused() -> None:
         ({"solver": Answers([0, 1, 1], capabilities={"tears"})}, "unknown capability 'tears'; known: limits"),
         ({"solver": Answers([0.5, 1, 1])}, r"placement.unit\[0\] = 0.5"),
         ({"solver": Answers(Solution(np.array([0, 1, 1]), bound=8))}, "claims bound 8, above the bottleneck 7"),
-        ({"solver": Answers(Solution(np.array([0, 1, 1]), bound=0.5))}, "claims bound 0.5, which is no"),  # type: ignore[arg-type]
+        ({"solver": Answers(Solution(np.array([0, 1, 1]), bound=cast(int, 0.5)))}, "claims bound 0.5, which is no"),
         ({"budget_s": -1}, "budget_s = -1"),
         ({"budget_s": float("nan")}, "budget_s = nan"),
         ({"budget_s": True}, "budget_s = True"),
@@ -144,7 +144,7 @@ def test_start_with_fewer_left_out_wins_over_a_lower_bottleneck() -> None:
 def test_a_result_cannot_be_made_to_lie() -> None:
     stats = Stats(wall_s=0.0, steps=0, solver="x", version="0", seed=0)
     good = Objective((0,), 7, 0, 74)
-    placement = Placement([0, 1, 1])  # type: ignore[arg-type]
+    placement = Placement([0, 1, 1])
     with pytest.raises(InternalError, match="bound 8 exceeds"):
         Result(placement, good, 8, "FEASIBLE", None, stats)
     with pytest.raises(InternalError, match="OPTIMAL at bottleneck 7, but the bound is 6"):

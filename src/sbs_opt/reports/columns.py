@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sbs_opt.reports import numbers
-from sbs_opt.reports.ranking import best_of, mean, mean_ttft, quantile, ratio_to, reference_of
+from sbs_opt.reports.ranking import best_of, comparable, mean, mean_ttft, quantile, ratio_to, reference_of
 from sbs_opt.simulator.study import Cell
 
 
@@ -53,14 +53,14 @@ LATENCY: tuple[Column, ...] = (
 )
 
 WORK: tuple[Column, ...] = (
-    Column(("chunk", "used"), "chunk utilisation: tokens run over the token budget of all passes",
-           lambda c, _: c.metrics.chunk_utilisation, numbers.percent),
-    Column(("idle", "prefill"), "barrier idle: share of a prefill pass's compute time spent waiting for the slowest unit",
-           lambda c, _: c.metrics.barrier_idle_prefill, numbers.percent),
-    Column(("idle", "decode"), "barrier idle of the decode steps",
-           lambda c, _: c.metrics.barrier_idle_decode, numbers.percent),
-    Column(("cache", "hits"), "prompt tokens found in a prefix cache, of those of all answered requests",
-           lambda c, _: c.metrics.cache_hit_share, numbers.percent),
+    Column(("chunk", "used %"), "chunk utilisation: tokens run over the token budget of all passes",
+           lambda c, _: c.metrics.chunk_utilisation, numbers.percentage),
+    Column(("prefill", "idle %"), "barrier idle: share of prefill compute time that units wait for the slowest one",
+           lambda c, _: c.metrics.barrier_idle_prefill, numbers.percentage),
+    Column(("decode", "idle %"), "barrier idle of the decode steps",
+           lambda c, _: c.metrics.barrier_idle_decode, numbers.percentage),
+    Column(("cache", "hits %"), "prompt tokens found in a prefix cache, of those of all answered requests",
+           lambda c, _: c.metrics.cache_hit_share, numbers.percentage),
     Column(("", "passes"), "prefill passes of all instances", lambda c, _: c.metrics.passes, numbers.count),
     Column(("", "answered"), "requests answered in full", lambda c, _: c.metrics.answered, numbers.count),
     Column(("re-", "jected"), "requests turned away", lambda c, _: c.metrics.rejected, numbers.count),
@@ -70,7 +70,16 @@ WORK: tuple[Column, ...] = (
 
 
 def texts(column: Column, cells: Sequence[Cell]) -> list[tuple[str, bool]]:
-    """Return, per cell, the text of a column and whether it is the best of those that may be compared."""
+    """Return, per cell, the text of a column and whether it is best of those that may be compared.
+
+    A difference that the text does not show is none: cells that read the same are best together, or not at all.
+    """
     reference = reference_of(cells)
+    shown = [column.shown(column.value(cell, reference)) for cell in cells]
     best = best_of(cells, lambda cell: column.value(cell, reference)) if column.ranked else None
-    return [(column.shown(column.value(cell, reference)), cell is best) for cell in cells]
+    if best is None:
+        return [(text, False) for text in shown]
+    least, rivals = shown[cells.index(best)], comparable(cells)
+    if all(text == least for cell, text in zip(cells, shown, strict=True) if cell in rivals):
+        return [(text, False) for text in shown]
+    return [(text, text == least and cell in rivals) for cell, text in zip(cells, shown, strict=True)]

@@ -23,6 +23,11 @@ def percent(share: float | None) -> str:
     return ABSENT if share is None else f"{100 * share:.1f} %"
 
 
+def percentage(share: float | None) -> str:
+    """Return a share as a percentage with one decimal, without the sign."""
+    return ABSENT if share is None else f"{100 * share:.1f}"
+
+
 def count(value: float | None) -> str:
     """Return a whole number with separators."""
     return ABSENT if value is None else f"{value:,.0f}"

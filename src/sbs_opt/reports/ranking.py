@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from sbs_opt.simulator.metrics import FloatArray
 from sbs_opt.simulator.study import Cell, Study
 
@@ -22,8 +24,6 @@ def mean(values: FloatArray) -> float | None:
 
 def quantile(values: FloatArray, percent: float) -> float | None:
     """Return a percentile of ascending values as `numpy.percentile` does, None of nothing."""
-    import numpy as np
-
     return float(np.percentile(values, percent)) if len(values) else None
 
 

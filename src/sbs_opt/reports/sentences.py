@@ -16,23 +16,32 @@ def summary(cells: Sequence[Cell]) -> str:
     best, reference = best_of(cells), reference_of(cells)
     if best is None:
         return f"{where}: {_nothing_to_rank(cells)}"
-    answered = f"{count(best.metrics.answered)} of {count(best.metrics.requests)} requests"
+    all_of = best.metrics.answered == best.metrics.requests
+    answered = f"all {count(best.metrics.requests)} requests" if all_of else (
+        f"{count(best.metrics.answered)} of {count(best.metrics.requests)} requests")
     said = f"{where}: of the policies that answered {answered}, {best.policy} gives the first token soonest"
     if best is reference:
         return f"{said}: {_times(best)}. {_runner_up(cells, best)} {_barrier(best, None)}"
     if best.metrics.answered != reference.metrics.answered:
         other = f"{reference.policy} answered {count(reference.metrics.answered)} and cannot be compared"
         return f"{said}: {_times(best)}; {other}. {_barrier(best, None)}"
-    ours, theirs = mean_ttft(best), mean_ttft(reference)
-    assert ours is not None
-    less = f", {percent(1 - ours / theirs)} less than {reference.policy} ({_times(reference)})" if theirs else ""
-    return f"{said}: {_times(best)}{less}. {_barrier(best, reference)}"
+    ours, theirs = _mean_and_p99(best), _mean_and_p99(reference)
+    less = f" ({percent(1 - ours[0] / theirs[0])} less)" if theirs[0] else ""
+    return (
+        f"{said}: {duration(ours[0])} in the mean against {duration(theirs[0])} under {reference.policy}{less}, "
+        f"{duration(ours[1])} against {duration(theirs[1])} at p99. {_barrier(best, reference)}"
+    )
 
 
-def _times(cell: Cell) -> str:
+def _mean_and_p99(cell: Cell) -> tuple[float, float]:
     mean, p99 = mean_ttft(cell), quantile(cell.metrics.ttft_s, 99)
     assert mean is not None
     assert p99 is not None
+    return mean, p99
+
+
+def _times(cell: Cell) -> str:
+    mean, p99 = _mean_and_p99(cell)
     return f"{duration(mean)} in the mean, {duration(p99)} at p99"
 
 
@@ -42,7 +51,8 @@ def _runner_up(cells: Sequence[Cell], best: Cell) -> str:
 
 
 def _barrier(best: Cell, reference: Cell | None) -> str:
-    said = f"Waiting for the slowest unit takes {percent(best.metrics.barrier_idle_prefill)} of its units' time between barriers"
+    idle = percent(best.metrics.barrier_idle_prefill)
+    said = f"Waiting for the slowest unit takes {idle} of its units' time between barriers"
     if reference is None:
         return f"{said}."
     return f"{said}, against {percent(reference.metrics.barrier_idle_prefill)} under {reference.policy}."
@@ -51,6 +61,6 @@ def _barrier(best: Cell, reference: Cell | None) -> str:
 def _nothing_to_rank(cells: Sequence[Cell]) -> str:
     if len(cells) == 1:
         cell = cells[0]
-        times = f", {_times(cell)}" if len(cell.metrics.ttft_s) else ""
-        return f"{cell.policy} answered {count(cell.metrics.answered)} of {count(cell.metrics.requests)} requests{times}."
+        said = f"{cell.policy} answered {count(cell.metrics.answered)} of {count(cell.metrics.requests)} requests"
+        return f"{said}, TTFT {_times(cell)}." if len(cell.metrics.ttft_s) else f"{said}."
     return "no two policies answered equally many requests, so none is called best."

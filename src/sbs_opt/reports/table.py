@@ -26,7 +26,6 @@ def comparison_tables(study: Study, width: int) -> Iterator[RenderableType]:
     width
         Characters of the terminal; from 80 on no figure is cut.
     """
-    from rich.padding import Padding
     from rich.text import Text
 
     for load in study.loads():
@@ -37,7 +36,7 @@ def comparison_tables(study: Study, width: int) -> Iterator[RenderableType]:
             yield _table(cells, columns)
     yield Text(f"\n{_legend(study)}", style="dim")
     for note in footnotes(study):
-        yield Padding(Text(f"· {note}", style="dim"), (0, 0, 0, 0))
+        yield _item(note)
 
 
 def block_title(cells: Sequence[Cell]) -> str:
@@ -54,7 +53,18 @@ def footnotes(study: Study) -> tuple[str, ...]:
     """Return the notes of a study with what holds for every run of it."""
     fleet = f"{study.trace} on {study.deployment.name}, decode policy {study.cells[0].decode_policy}, seed {study.seed}"
     latency = f"engines are heard {study.notification_ns / 1e6:g} ms after the fact (notification latency)"
-    return (fleet, *study.notes, f"simulated; {latency}; times are of requests that arrive in the middle 80 % of the span")
+    window = "times are of requests that arrive in the middle 80 % of the span"
+    return (fleet, *study.notes, f"simulated; {latency}; {window}")
+
+
+def _item(note: str) -> Table:
+    """Return a note behind a dot, with its further lines indented."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_row(Text("·", style="dim"), Text(note, style="dim"))
+    return grid
 
 
 def _legend(study: Study) -> str:
@@ -69,16 +79,17 @@ def _table(cells: Sequence[Cell], columns: Sequence[Column]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False, header_style="dim")
-    table.add_column("\npolicy", overflow="fold", min_width=10)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, header_style="dim")
+    table.add_column("policy", overflow="fold", min_width=10, vertical="bottom")
     for column in columns:
         first, second = column.head
-        table.add_column(f"{first.replace(' ', chr(10), 1)}\n{second}" if " " in first else f"{first}\n{second}",
-                         justify="right", no_wrap=True, vertical="bottom")
+        pad = " " * column.ranked  # stands above the mark
+        head = "\n".join(f"{line}{pad}" for line in (*first.split(" "), second))
+        table.add_column(head, justify="right", no_wrap=True, vertical="bottom")
     by_column = [texts(column, cells) for column in columns]
     leader = best_of(cells)
     for k, cell in enumerate(cells):
-        row = [Text(f"{shown} *" if best else shown, style="bold green" if best else "")
-               for shown, best in (column[k] for column in by_column)]
+        row = [Text(shown + "*" * best + " " * (column.ranked and not best), style="bold green" if best else "")
+               for column, (shown, best) in zip(columns, (one[k] for one in by_column), strict=True)]
         table.add_row(Text(cell.policy, style="bold" if cell is leader else ""), *row)
     return table

@@ -7,7 +7,7 @@ import numpy as np
 from sbs_opt.models.checks import IntArray
 
 
-def all_waiting(windows: IntArray, tokens: IntArray, room: int, num_units: int) -> IntArray:
+def all_waiting(windows: IntArray, tokens: IntArray, budget: int, room: int, num_units: int) -> IntArray:
     """Admit everything while there is room [R, staggered batch scheduling, arXiv 2512.16134, 2025].
 
     Carried-over requests first, oldest first, then new ones, longest first.
@@ -16,6 +16,8 @@ def all_waiting(windows: IntArray, tokens: IntArray, room: int, num_units: int) 
     ----------
     windows, tokens
         int64[n], of the waiting requests, oldest first: windows left out of so far, and uncached tokens.
+    budget
+        Tokens that a pass may run on one unit. A longer request uses up that much in this pass and no more.
     room, num_units
         Tokens that may still start on the instance, and its units.
 
@@ -25,25 +27,27 @@ def all_waiting(windows: IntArray, tokens: IntArray, room: int, num_units: int) 
     """
     carried = windows > 0
     order = np.lexsort((np.arange(len(tokens)), np.where(carried, 0, -tokens), ~carried))
-    # Each unit takes requests until its room is gone, so beyond the room plus one longest request per unit nothing fits.
-    used = np.cumsum(tokens[order])
-    longest = np.maximum.accumulate(tokens[order])
-    enough = np.flatnonzero(used >= room + num_units * longest)
-    return order[: enough[0] + 1] if len(enough) else order
+    return _while_room(order, np.minimum(tokens, budget), room, num_units)
 
 
-def by_age(windows: IntArray, tokens: IntArray, room: int, num_units: int) -> IntArray:
+def by_age(windows: IntArray, tokens: IntArray, budget: int, room: int, num_units: int) -> IntArray:
     """Admit the oldest requests until their tokens use up the room; parameters and return as `all_waiting`."""
-    before = np.cumsum(tokens) - tokens
+    used = np.minimum(tokens, budget)
+    before = np.cumsum(used) - used
     return np.arange(int(np.searchsorted(before, max(room, 1), side="left")))
 
 
-def in_arrival_order(windows: IntArray, tokens: IntArray, room: int, num_units: int) -> IntArray:
+def in_arrival_order(windows: IntArray, tokens: IntArray, budget: int, room: int, num_units: int) -> IntArray:
     """Admit everything in arrival order while there is room; parameters and return as `all_waiting`."""
-    used = np.cumsum(tokens)
-    longest = np.maximum.accumulate(tokens) if len(tokens) else tokens
-    enough = np.flatnonzero(used >= room + num_units * longest)
-    return np.arange(enough[0] + 1 if len(enough) else len(tokens))
+    return _while_room(np.arange(len(tokens)), np.minimum(tokens, budget), room, num_units)
+
+
+def _while_room(order: IntArray, used: IntArray, room: int, num_units: int) -> IntArray:
+    # Each unit takes requests until its room is gone, so beyond the room plus one longest request per unit nothing fits.
+    total = np.cumsum(used[order])
+    longest = np.maximum.accumulate(used[order])
+    enough = np.flatnonzero(total >= room + num_units * longest)
+    return order[: enough[0] + 1] if len(enough) else order
 
 
 ADMISSION = {"all": all_waiting, "by_age": by_age, "in_order": in_arrival_order}

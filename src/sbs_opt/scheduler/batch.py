@@ -80,7 +80,7 @@ class BatchScheduler(PrefillScheduler):
             opens = timing.opens_ns(belief, self.config.lead_ns)
             if opens is not None:
                 times.append(max(opens, held_until))
-            elif belief.running:
+            elif belief.running and belief.active:
                 times.append(self._watchdog_ns(belief.launch_ns, belief.expected_end_ns))
         return max(min(times), self._now_ns) if times else None
 
@@ -129,7 +129,9 @@ class BatchScheduler(PrefillScheduler):
         room = int(np.maximum(self._unit.chunk_tokens - used, 0).sum())
         prompt = self._table.prompt[waiting]
         hits, best_hit = self._hits(waiting, instance)
-        admitted = self._admit(self._table.windows[waiting], prompt - best_hit, room, self._units_per_instance)
+        admitted = self._admit(
+            self._table.windows[waiting], prompt - best_hit, self._unit.chunk_tokens, room, self._units_per_instance
+        )
         in_order = waiting[admitted]
         kept = hits.of(admitted)
         limit = self.config.hold_limit_windows

@@ -165,6 +165,11 @@ class LoadBook:
         self._stop(index, belief.expected_end_ns)
         self._relaunch_in_transit(index)
 
+    def instance_lost(self, index: int, now_ns: int) -> None:
+        """Forget the running pass of an instance that is gone; should it return, its passes count from 0."""
+        self._stop(index, now_ns)
+        self.instances[index].next_pass = 0
+
     def reported(self, index: int, queued: IntArray, as_of_ns: int) -> None:
         """Correct the queues by a report outside the pass boundary."""
         kernels.reconcile(self._slots, self.units, index * self.units_per_instance, queued, as_of_ns)

@@ -194,7 +194,7 @@ class PrefillScheduler:
         dispatched = np.flatnonzero(self._table.state == State.DISPATCHED).tolist()
         of_instance = [s for s in dispatched if self._book.unit_of(s) // self._units_per_instance == event.instance]
         commands = self._wait_again(of_instance)
-        self._book.pass_lost(event.instance)
+        self._book.instance_lost(event.instance, self._now_ns)
         return commands
 
     # -- shared steps ------------------------------------------------------------------------------------------

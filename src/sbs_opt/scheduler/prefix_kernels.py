@@ -22,7 +22,8 @@ def _home(table: IntArray, unit: int, block: int) -> int:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))
-    return np.int64(x & np.uint64(len(table) - 1))
+    # Numba's int() would leave it unsigned, and unsigned mixed with signed becomes float64.
+    return np.int64(x & np.uint64(len(table) - 1))  # type: ignore[return-value]
 
 
 @njit(cache=True, nogil=True)

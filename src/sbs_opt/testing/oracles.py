@@ -27,7 +27,7 @@ def every_placement(window: Window) -> Iterator[tuple[Placement, Objective]]:
     if count > MOST_PLACEMENTS:
         raise InputError(f"the window has {count} placements, brute force stops at {MOST_PLACEMENTS}: use fewer items")
     for units in product(range(FREE, window.num_units), repeat=window.num_items):
-        placement = Placement(units)  # type: ignore[arg-type]  # array-likes are accepted
+        placement = Placement(units)
         try:
             yield placement, verify(window, placement)
         except PlacementError:  # the oracle's very question: infeasible, so not yielded

@@ -106,4 +106,4 @@ def _savings(draw: st.DrawFn, demand: list[list[int]], m: int) -> Savings:
         st.lists(st.tuples(st.integers(0, len(demand) - 1), st.integers(0, m - 1)), max_size=2 * m, unique=True)
     )
     value = [[draw(st.integers(0, amount)) for amount in demand[i]] for i, _ in pairs]
-    return Savings(item=[i for i, _ in pairs], unit=[u for _, u in pairs], value=value)  # type: ignore[arg-type]
+    return Savings(item=[i for i, _ in pairs], unit=[u for _, u in pairs], value=value)

@@ -13,6 +13,10 @@ from sbs_opt.reports.ranking import load_name, mean_ttft, policies_of, quantile
 from sbs_opt.simulator.study import Cell, Study
 
 _CURVE_POINTS = 90
+_FIRST_PERCENT = 10.0
+_HALF, _THIRD = 560.0, 420.0
+"""Widths of a chart that shares its row with one other, or with two."""
+
 _SAMPLES_BEYOND = 4
 """Requests that must lie beyond the last percentile drawn, or it would be noise."""
 
@@ -28,15 +32,18 @@ def distribution_chart(study: Study, cells: Sequence[Cell]) -> str | None:
     if fewest == 0:
         return None
     last = next((p for p in (99.9, 99.0, 90.0) if fewest * (1 - p / 100) >= _SAMPLES_BEYOND), 50.0)
-    start, end = x_range()
-    x = Scale(0.0, last, start, end, _tail)
-    percents = [100 * (1 - 10 ** -(_tail(last) * k / _CURVE_POINTS)) for k in range(_CURVE_POINTS + 1)]
-    series = [_series(study, cell, tuple(zip(percents, np.percentile(cell.metrics.ttft_s, percents).tolist(), strict=True)))
-              for cell in cells if len(cell.metrics.ttft_s)]
-    ticks = [(p, f"p{p:g}" if p else "least") for p in (0.0, 50.0, 90.0, 99.0, 99.9) if p <= last]
+    x = Scale(_FIRST_PERCENT, last, *x_range(_THIRD if len(study.loads()) == 3 else _HALF), _tail)
+    first, step = _tail(_FIRST_PERCENT), (_tail(last) - _tail(_FIRST_PERCENT)) / _CURVE_POINTS
+    percents = [100 * (1 - 10 ** -(first + k * step)) for k in range(_CURVE_POINTS + 1)]
+    series = []
+    for cell in cells:
+        if len(cell.metrics.ttft_s):
+            seconds = np.percentile(cell.metrics.ttft_s, percents).tolist()
+            series.append(_series(study, cell, tuple(zip(percents, seconds, strict=True))))
+    ticks = [(p, f"p{p:g}") for p in (50.0, 90.0, 99.0, 99.9) if p <= last]
     name = f"TTFT by percentile, {load_name(cells[0].asked_load)}"
     worst = "; ".join(f"{cell.policy}: {_seconds(cell, 50)} s at p50, {_seconds(cell, 99)} s at p99" for cell in cells)
-    return line_chart(name, worst, series, x, ticks, "percentile of the requests; each further nine takes the same width")
+    return line_chart(name, worst, series, x, ticks, "percentile of the requests")
 
 
 def sweep_charts(study: Study) -> list[str]:
@@ -57,10 +64,10 @@ def _sweep(study: Study, name: str, value: Callable[[Cell], float | None]) -> st
         return None
     loads = sorted({cell.load for cell in study.cells})
     margin = 0.05 if len(loads) == 1 else 0.06 * (loads[-1] - loads[0])
-    x = Scale(loads[0] - margin, loads[-1] + margin, *x_range())
+    x = Scale(loads[0] - margin, loads[-1] + margin, *x_range(_HALF))
     ticks = [(study.at(load)[0].load, f"{study.at(load)[0].load:.2f}".rstrip("0")) for load in study.loads()]
     said = "; ".join(f"{one.name}: " + ", ".join(f"{v:.3g} s at {at:.2g}" for at, v in one.points) for one in series)
-    return line_chart(f"{name} against the offered load", said, series, x, ticks, f"{name}, against the offered prefill load ρ")
+    return line_chart(f"{name} against the offered load", said, series, x, ticks, "offered prefill load ρ")
 
 
 def _series(study: Study, cell: Cell, points: tuple[tuple[float, float], ...], *, marked: bool = False) -> Series:

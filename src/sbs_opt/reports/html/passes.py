@@ -88,8 +88,9 @@ def _one_pass(one: Pass, x: Scale, top: float, row: float, span: Span) -> str:
         for u, own in enumerate(one.unit_ns.tolist()) if at(one.start_ns + own) - left >= 0.05
     )
     said = (
-        f"pass {one.number}: {duration(one.duration_ns / 1e9)}, of which {duration((one.duration_ns - longest) / 1e9)} common "
-        f"to all units; {count(int(one.tokens.sum()))} tokens; barrier idle {percent(idle_share([one]))}"
+        f"pass {one.number}: {duration(one.duration_ns / 1e9)}, of which "
+        f"{duration((one.duration_ns - longest) / 1e9)} common to all units; "
+        f"{count(int(one.tokens.sum()))} tokens; barrier idle {percent(idle_share([one]))}"
     )
     parts = [
         element("title", escape(said)),
@@ -102,13 +103,12 @@ def _one_pass(one: Pass, x: Scale, top: float, row: float, span: Span) -> str:
 
 
 def _time_axis(x: Scale, bottom: float) -> str:
-    length = (x.high - x.low) / 1e6
-    step = next(s * 10**power for power in range(-3, 7) for s in (1, 2, 5) if length / (s * 10**power) <= 6)
-    ticks = [k * step for k in range(int(length / step) + 1)]
+    name, unit = ("s", 1e9) if x.high - x.low >= 2e9 else ("ms", 1e6)
+    length = (x.high - x.low) / unit
+    step = next(s * 10.0**power for power in range(-6, 7) for s in (1, 2, 5) if length / (s * 10.0**power) <= 7)
     parts = [line(_LEFT, bottom + 4, x(x.high), bottom + 4, "axis")]
-    for tick in ticks:
-        at = x(x.low + tick * 1e6)
+    for k in range(int(length / step) + 1):
+        at = x(x.low + k * step * unit)
         parts.append(line(at, bottom + 4, at, bottom + 8, "axis"))
-        label = f"{tick:g} ms" if tick == ticks[-1] else f"{tick:g}"
-        parts.append(text(at, bottom + 21, label, text_anchor="middle", class_="tick"))
+        parts.append(text(at, bottom + 21, f"{k * step:g} {name}" if k else "0", text_anchor="middle", class_="tick"))
     return "".join(parts)

@@ -51,14 +51,14 @@ def _panel(
     for share in (0.0, top / 2, top):
         at = left + width * share / top
         parts.append(line(at, _HEAD - 4, at, bottom, "grid" if share else "axis"))
-        parts.append(text(at, bottom + 16, f"{100 * share:g} %", text_anchor="middle" if share else "start", class_="tick"))
+        anchor = "middle" if share else "start"
+        parts.append(text(at, bottom + 16, f"{100 * share:g} %", text_anchor=anchor, class_="tick"))
     for cell in cells:
-        k, share = policies.index(cell.policy), value(cell)
-        y = _HEAD + _ROW * k
-        if share is not None:
-            length = width * share / top
-            title = element("title", escape(f"{cell.policy}, {load_name(cell.asked_load)}: {percent(share)}"))
-            parts.append(element("rect", title, x=left, y=y + 4, width=max(length, 0.5), height=_ROW - 8,
-                                 class_=f"bar p{k}"))
-            parts.append(text(left + length + 6, y + _ROW / 2 + 4, percent(share), class_="value"))
+        k, figure = policies.index(cell.policy), value(cell)
+        if figure is not None:
+            y, length = _HEAD + _ROW * k, width * figure / top
+            title = element("title", escape(f"{cell.policy}, {load_name(cell.asked_load)}: {percent(figure)}"))
+            size = {"width": max(length, 0.5), "height": _ROW - 8}
+            parts.append(element("rect", title, x=left, y=y + 4, **size, class_=f"bar p{k}"))
+            parts.append(text(left + length + 6, y + _ROW / 2 + 4, percent(figure), class_="value"))
     return "".join(parts)

@@ -79,13 +79,26 @@ def log_scale(values: Sequence[float], start: float, end: float) -> tuple[Scale,
 
 
 def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return positions as near to the wanted ones as a gap between neighbours and two ends allow, in the same order."""
+    """Return positions near the wanted ones, in the same order, at least a gap apart and between two ends.
+
+    The mean of pushing down from the top and pushing up from the bottom: both keep the gap, so their mean does.
+    More positions than the ends leave room for run over the end.
+    """
     order = sorted(range(len(wanted)), key=lambda k: wanted[k])
     at = [0.0] * len(wanted)
-    last = low - gap
-    for k in order:
-        last = at[k] = max(wanted[k], last + gap)
-    last = high + gap
-    for k in reversed(order):
-        last = at[k] = min(at[k], last - gap)
+    down = _pushed([wanted[k] for k in order], gap, low, high)
+    up = [-v for v in reversed(_pushed([-wanted[k] for k in reversed(order)], gap, -high, -low))]
+    for k, a, b in zip(order, down, up, strict=True):
+        at[k] = (a + b) / 2
+    return at
+
+
+def _pushed(ascending: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    at: list[float] = []
+    for value in ascending:
+        at.append(max(value, at[-1] + gap if at else low))
+    limit = high
+    for k in reversed(range(len(at))):
+        at[k] = min(at[k], limit)
+        limit = at[k] - gap
     return at

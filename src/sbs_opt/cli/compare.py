@@ -1,0 +1,59 @@
+"""`sbs-opt compare`: every policy on one trace, at some loads."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from sbs_opt.cli.arguments import add_json, add_seed, add_trace, loads, names
+
+_LOADS = [0.3, 0.7, 0.85]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to a parser."""
+    parser = commands.add_parser(
+        "compare", help="compare policies on a trace: a table, a report",
+        description="Simulate every policy on the same requests and compare the times to the first token.",
+    )
+    add_trace(parser)
+    parser.add_argument("--policies", type=names, metavar="A,B,C", help="prefill policies (default: all of them)")
+    parser.add_argument("--decode-policy", default="least_kv", metavar="P", help="decode policy (default least_kv)")
+    parser.add_argument("--load", type=loads, default=_LOADS, metavar="X[,Y…]",
+                        help="prefill loads, reached by superposition (default 0.3,0.7,0.85)")
+    parser.add_argument("--full", action="store_true",
+                        help="simulate the whole span, not only the least that gives 2,000 passes")
+    parser.add_argument("--out", default="report.html", metavar="PATH", help="the report (default report.html)")
+    add_json(parser)
+    add_seed(parser)
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> None:
+    """Compare, print the tables, write report and JSON."""
+    from sbs_opt.cli.output import check_outputs, console, progress_bar, write_json, write_text
+
+    check_outputs([given.out, given.json], given.trace)
+
+    from sbs_opt.instances import read_trace
+    from sbs_opt.models.catalogue import cost_model_of, load_deployment
+    from sbs_opt.reports import compare_json, comparison_tables, html_report, too_long_notes
+    from sbs_opt.scheduler.policies import POLICIES
+    from sbs_opt.simulator.study import compare
+
+    deployment = load_deployment(given.deployment)
+    cost_model = cost_model_of(deployment)
+    trace = read_trace(given.trace, format=given.format, seed=given.seed)
+    with progress_bar() as progress:
+        study = compare(
+            trace.requests, deployment, cost_model, trace=trace.name,
+            policies=given.policies or [name for name, info in POLICIES.items() if info.phase == "prefill"],
+            decode_policy=given.decode_policy, loads=given.load, seed=given.seed, full=given.full,
+            notes=(*trace.notes, *too_long_notes(trace.requests, deployment)), progress=progress,
+        )
+    write_text(given.out, html_report(study))
+    write_json(given.json, compare_json(study))
+    screen = console(given.json)
+    for part in comparison_tables(study, screen.width):
+        screen.print(part)
+    screen.print(f"\nreport: {given.out}")

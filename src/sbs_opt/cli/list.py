@@ -1,0 +1,102 @@
+"""`sbs-opt list`: what there is to choose from."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from sbs_opt.cli.arguments import add_json
+
+Row = dict[str, Any]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to a parser."""
+    parser = commands.add_parser(
+        "list", help="list solvers, policies, profiles, deployments or formats",
+        description="List what other commands take by name.",
+    )
+    parser.add_argument("kind", choices=KINDS, metavar="|".join(KINDS), help="what to list")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> None:
+    """Print the table, write the JSON."""
+    from rich import box
+    from rich.table import Table
+
+    from sbs_opt.cli.output import STDOUT, console, write_json
+    from sbs_opt.instances import check_writable
+    from sbs_opt.reports.json_rows import envelope
+
+    if given.json not in (None, STDOUT):
+        check_writable(given.json)
+    rows = KINDS[given.kind]()
+    write_json(given.json, envelope("list", None, rows, kind=given.kind))
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", padding=(0, 1, 0, 0))
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), overflow="fold", no_wrap=name == "name")
+    for row in rows:
+        table.add_row(*(_shown(value) for value in row.values()))
+    console(given.json).print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value is None else str(value)
+
+
+def _solvers() -> list[Row]:
+    from sbs_opt.solvers.registry import list_solvers
+
+    return [{"name": s.name, "reference": s.reference, "capabilities": sorted(s.capabilities), "extra": s.extra}
+            for s in list_solvers()]
+
+
+def _policies() -> list[Row]:
+    from sbs_opt.scheduler.policies import POLICIES
+
+    return [{"name": name, "phase": p.phase, "late_binding": p.late_binding, "summary": p.summary, "sees": p.sees,
+             "reference": p.reference} for name, p in POLICIES.items()]
+
+
+def _profiles() -> list[Row]:
+    from sbs_opt.models.cost import list_profiles, load_source
+
+    kinds = zip(("hardware", "model"), list_profiles(), strict=True)
+    rows = []
+    for kind, found in kinds:
+        for name in found:
+            source = load_source(kind, name)
+            rows.append({"name": name, "kind": kind, "about": source.about, "date": source.date})
+    return rows
+
+
+def _deployments() -> list[Row]:
+    from sbs_opt.models.catalogue import list_deployments, load_deployment
+
+    rows = []
+    for name in list_deployments():
+        deployment = load_deployment(name)
+        phases = ((phase, deployment.of_phase(phase)) for phase in ("prefill", "decode"))
+        fleet = [f"{len(found)} × {found[0].num_units} units {phase}" for phase, found in phases if found]
+        rows.append({"name": name, "fleet": fleet, "model": deployment.model, "hardware": deployment.hardware,
+                     "context_tokens": deployment.context_tokens})
+    return rows
+
+
+def _formats() -> list[Row]:
+    from sbs_opt.instances import list_formats
+
+    return [{"name": f.name, "shape": f.shape, "description": f.description} for f in list_formats()]
+
+
+KINDS: dict[str, Callable[[], list[Row]]] = {
+    "solvers": _solvers, "policies": _policies, "profiles": _profiles, "deployments": _deployments, "formats": _formats,
+}
+"""What can be listed, and where its rows come from."""

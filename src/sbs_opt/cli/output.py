@@ -1,0 +1,94 @@
+"""Where results go: the terminal, files that appear whole, JSON on standard output; progress on standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sbs_opt.instances import atomic_write, check_writable
+from sbs_opt.models.errors import InputError
+from sbs_opt.reports.json_rows import json_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STDOUT = "-"
+_PATIENCE_S = 1.0
+
+
+def check_outputs(paths: Sequence[str | None], source: str) -> None:
+    """Raise, before anything is computed, where an output could not be written or would replace another file in use."""
+    files = [path for path in paths if path not in (None, STDOUT)]
+    seen = {os.path.realpath(source): source}
+    for path in files:
+        check_writable(path)
+        real = os.path.realpath(path)
+        if real in seen:
+            raise InputError(f"{path}: is in use as {seen[real]} too; give each file a name of its own")
+        seen[real] = path
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turn what the file system refuses while `path` is written into an error of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); free some space or choose another") from error
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file whole or not at all."""
+    with writing(path), atomic_write(path) as file:
+        file.write(text)
+
+
+def write_json(path: str | None, value: Mapping[str, Any]) -> None:
+    """Write the JSON form of a result, where one is asked for."""
+    if path == STDOUT:
+        sys.stdout.write(json_text(value))
+    elif path is not None:
+        write_text(path, json_text(value))
+
+
+def console(json_path: str | None) -> Console:
+    """Return where people read: standard output, or standard error where the other carries JSON."""
+    from rich.console import Console
+
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # `main` knows what to do; rich would leave at once
+
+    return Terminal(stderr=json_path == STDOUT, highlight=False, emoji=False, markup=False)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[float, str], None]]:
+    """Yield a function that takes the share done and a label, and shows a bar once a second has passed.
+
+    Only where standard error is a terminal.
+    """
+    if not sys.stderr.isatty():
+        yield lambda share, label: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    bar = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+    task = bar.add_task("", total=1.0)
+    began = time.monotonic()
+
+    def advance(share: float, label: str) -> None:
+        bar.update(task, completed=share, description=label)
+        if time.monotonic() - began > _PATIENCE_S:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
