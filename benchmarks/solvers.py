@@ -17,6 +17,7 @@ import numpy as np
 from sbs_opt.models.window import Savings, Window
 from sbs_opt.solvers.columns import columns_of
 from sbs_opt.solvers.direct import place
+from sbs_opt.solvers.greedy import longest_first
 from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, greedy, longest_first_heap
 from sbs_opt.solvers.solve import solve
 
@@ -58,7 +59,7 @@ def median_us(call: Callable[[Window], object], windows: list[Window]) -> float:
 
 def order_of(window: Window) -> np.ndarray:
     """Return the items longest first."""
-    return np.argsort(-(window.demand @ window.price), kind="stable")
+    return longest_first(window.demand @ window.price)
 
 
 def heap_kernel(window: Window) -> object:

@@ -109,8 +109,8 @@ def traces(draw: st.DrawFn, chunk: int) -> Requests:
         family = draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))
         shared = draw(st.lists(st.integers(0, 20), min_size=n, max_size=n))
         for k in range(n):
-            # A trace may give one block more or fewer than the prompt fills: only whole blocks of it may count.
-            count = max(0, min(-(-prompt[k] // block_tokens) + draw(st.sampled_from((0, 0, 0, 1, -1))), 64))
+            # A trace may give more blocks or fewer than the prompt fills: only whole blocks of it may count.
+            count = max(0, min(-(-prompt[k] // block_tokens) + draw(st.sampled_from((0, 0, 0, 3, -1))), 64))
             blocks[k] = [1000 * family[k] + d if d < shared[k] else 100_000 + 1000 * k + d for d in range(count)]
     return make_requests(arrival, prompt, output, blocks, block_tokens)
 

@@ -58,8 +58,10 @@ def test_an_own_solver_may_return_a_placement_or_an_array(answer: Any) -> None:
 
 
 def test_a_proved_bound_of_an_own_solver_makes_it_optimal() -> None:
-    result = solve(WINDOW, Answers(Solution(np.array([0, 1, 1]), bound=7, steps=5, limit="time")))
-    assert (result.bound, result.status, result.limit, result.stats.steps) == (7, "OPTIMAL", "time", 5)
+    window = plain([3, 3, 3], [0, 0])  # the cheap bound is 5, the least 6
+    assert solve(window, Answers([0, 1, 1])).status == "FEASIBLE"
+    result = solve(window, Answers(Solution(np.array([0, 1, 1]), bound=6, steps=5, limit="time")))
+    assert (result.bound, result.status, result.limit, result.stats.steps) == (6, "OPTIMAL", "time", 5)
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -116,7 +118,8 @@ def test_an_own_solver_that_breaks_a_rule_is_the_callers_fault() -> None:
 
 
 FALSE_CLAIMS = [
-    pytest.param(Solution(np.array([0, 1, 2])), id="no placement"),
+    pytest.param(Solution(np.array([0, 1, 2])), id="a unit too many"),
+    pytest.param(Solution(np.array([[0, 1, 1]])), id="no placement at all"),
     pytest.param(Solution(np.array([0, 1, 1]), bound=8), id="bound above the value"),
     pytest.param(Solution(np.array([0, 1, -1]), left_out_proved=True), id="left out more than the start"),
 ]

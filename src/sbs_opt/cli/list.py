@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbs_opt.cli.arguments import add_json
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 Row = dict[str, Any]
+_SHORT_TEXT, _SHORT_COLUMNS = 20, 42
 
 
 def add_to(commands: Any) -> None:
@@ -24,9 +28,6 @@ def add_to(commands: Any) -> None:
 
 def run(given: argparse.Namespace) -> None:
     """Print the table, write the JSON."""
-    from rich import box
-    from rich.table import Table
-
     from sbs_opt.cli.output import STDOUT, console, write_json
     from sbs_opt.instances import check_writable
     from sbs_opt.reports.json_rows import envelope
@@ -35,12 +36,30 @@ def run(given: argparse.Namespace) -> None:
         check_writable(given.json)
     rows = KINDS[given.kind]()
     write_json(given.json, envelope("list", None, rows, kind=given.kind))
+    console(given.json).print(_table(rows))
+
+
+def _table(rows: list[Row]) -> Table:
+    """Return a table whose long texts share one column, a line each, so that it fits a narrow terminal."""
+    from rich import box
+    from rich.table import Table
+
+    room, long = _SHORT_COLUMNS, []
+    for name in rows[0]:
+        width = max(len(_shown(row[name])) for row in rows)
+        if name != "name" and width > min(room, _SHORT_TEXT):
+            long.append(name)
+        else:
+            room -= max(width, len(name))
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", padding=(0, 1, 0, 0))
     for name in rows[0]:
-        table.add_column(name.replace("_", " "), overflow="fold", no_wrap=name == "name")
+        if name not in long:
+            table.add_column(name.replace("_", " "), overflow="fold", no_wrap=True)
+    table.add_column(long[0] if long else "", overflow="fold")
     for row in rows:
-        table.add_row(*(_shown(value) for value in row.values()))
-    console(given.json).print(table)
+        texts = "\n".join(f"{name.replace('_', ' ')}: " * (name != long[0]) + _shown(row[name]) for name in long)
+        table.add_row(*(_shown(row[name]) for name in row if name not in long), texts)
+    return table
 
 
 def _shown(value: Any) -> str:

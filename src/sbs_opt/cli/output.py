@@ -28,7 +28,7 @@ def check_outputs(paths: Sequence[str | None], source: str) -> None:
         check_writable(path)
         real = os.path.realpath(path)
         if real in seen:
-            raise InputError(f"{path}: is in use as {seen[real]} too; give each file a name of its own")
+            raise InputError(f"{path}: is the same file as {seen[real]}; give each file a name of its own")
         seen[real] = path
 
 

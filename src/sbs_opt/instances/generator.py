@@ -50,19 +50,19 @@ class GeneratorConfig:
     """
 
     requests: int = 4_000
-    rate_per_s: float = 8.0
+    rate_per_s: float = 2.5
     burst_ratio: float = 4.0
     burst_share: float = 0.2
     burst_s: float = 10.0
-    user_tokens_median: float = 800.0
-    user_tokens_sigma: float = 1.2
+    user_tokens_median: float = 500.0
+    user_tokens_sigma: float = 1.0
     output_tokens_median: float = 180.0
     output_tokens_sigma: float = 0.9
-    longest_tokens: int = 60_000
-    turns_mean: float = 2.5
+    longest_tokens: int = 24_000
+    turns_mean: float = 2.0
     think_s: float = 30.0
     system_prompts: int = 4
-    system_tokens: int = 1_200
+    system_tokens: int = 1_024
     block_tokens: int = 512
 
     def __post_init__(self) -> None:

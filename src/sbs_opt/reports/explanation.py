@@ -105,4 +105,4 @@ def _sentences(result: Result, account: Mapping[str, Any]) -> Iterator[str]:
     yield f"  there before anything is placed: {count(bound['already_there'])}"
     yield f"  greater of water level and largest item: {count(bound['cheap'])}"
     if account["left_out"]:
-        yield f"left out, as no unit has the room: items {' '.join(map(str, account['left_out']))}"
+        yield f"left out: items {' '.join(map(str, account['left_out']))}"

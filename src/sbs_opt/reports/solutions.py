@@ -63,7 +63,8 @@ def _in_sum(rows: Sequence[Mapping[str, Any]]) -> str:
     statuses = ", ".join(f"{count(n)} {status}" for status, n in sorted(Counter(r["status"] for r in rows).items()))
     left_out = sum(sum(row["left_out"]) for row in rows)
     p50, p99 = (duration(float(np.percentile(walls, p))) for p in (50, 99))
+    mean_gap = percent(float(np.mean(gaps)))
     return (
-        f"{count(len(rows))} windows: {statuses}; {count(left_out)} items left out; "
-        f"gap {percent(float(np.mean(gaps)))} in the mean, {percent(max(gaps))} at most; wall time {p50} at p50, {p99} at p99"
+        f"{count(len(rows))} windows: {statuses}; {count(left_out)} items left out; gap {mean_gap} in the mean, "
+        f"{percent(max(gaps))} at most; wall time {p50} at p50, {p99} at p99"
     )

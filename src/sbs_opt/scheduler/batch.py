@@ -123,32 +123,51 @@ class BatchScheduler(PrefillScheduler):
         """Place waiting requests on an instance for its next pass; None when nothing fits."""
         waiting = np.array(self._waiting, np.int64)
         waiting = waiting[np.argsort(self._table.priority[waiting], kind="stable")]
+        hits = self._hits(waiting, instance)
         pieces, kv = self._book.queued_pieces(instance)
-        used = np.zeros(self._units_per_instance, np.int64)
-        np.add.at(used, pieces[:, 0], pieces[:, 1])
-        room = int(np.maximum(self._unit.chunk_tokens - used, 0).sum())
-        prompt = self._table.prompt[waiting]
-        hits, best_hit = self._hits(waiting, instance)
+        uncached = self._table.prompt[waiting] - hits.max(axis=1)
         admitted = self._admit(
-            self._table.windows[waiting], prompt - best_hit, self._unit.chunk_tokens, room, self._units_per_instance
+            self._table.windows[waiting], uncached, self._unit.chunk_tokens, self._room(pieces), self._units_per_instance
         )
-        in_order = waiting[admitted]
-        kept = hits.of(admitted)
-        limit = self.config.hold_limit_windows
-        window = prefill_window(
-            PrefillState(
-                prompt_tokens=prompt[admitted], tier=limit - np.minimum(self._table.windows[in_order], limit),
-                queued_unit=pieces[:, 0], queued_new=pieces[:, 1], queued_cached=pieces[:, 2], kv_tokens=kv,
-                hit_item=kept.item, hit_unit=kept.unit, hit_tokens=kept.tokens, budgets=self._unit,
-            ),
-            self._cost, self._decisions.balance,
-        )
+        slots, hits = waiting[admitted], hits[admitted]
+        window = self._window(slots, hits, pieces, kv)
         unit, steps = place(window, self._decisions.solver)
         placement = Placement(unit)
         if self._observe is not None:
             self._observe(window, placement)
         items, units = dispatch_of(window, placement)
-        return self._send(instance, in_order[items], units, kept.booked(items, units), steps)
+        return self._send(instance, slots[items], units, hits[items, units], steps)
+
+    def _room(self, pieces: IntArray) -> int:
+        """Return the tokens that may still start on an instance whose queues hold `pieces` for the next pass."""
+        used = np.bincount(pieces[:, 0], weights=pieces[:, 1], minlength=self._units_per_instance)
+        return int(np.maximum(self._unit.chunk_tokens - used, 0).sum())
+
+    def _window(self, slots: IntArray, hits: IntArray, pieces: IntArray, kv: IntArray) -> Window:
+        """Return the window of admitted requests on one instance; the tier is the number of windows still to wait."""
+        limit = self.config.hold_limit_windows
+        hit_item, hit_unit = np.nonzero(hits)
+        state = PrefillState(
+            prompt_tokens=self._table.prompt[slots],
+            tier=limit - np.minimum(self._table.windows[slots], limit),
+            queued_unit=pieces[:, 0],
+            queued_new=pieces[:, 1],
+            queued_cached=pieces[:, 2],
+            kv_tokens=kv,
+            hit_item=hit_item,
+            hit_unit=hit_unit,
+            hit_tokens=hits[hit_item, hit_unit],
+            budgets=self._unit,
+        )
+        return prefill_window(state, self._cost, self._decisions.balance)
+
+    def _hits(self, waiting: IntArray, instance: int) -> IntArray:
+        """Return int64[n, units], the believed prefix hit in tokens of each waiting request on each unit."""
+        if self._index is None or not self._decisions.cache:
+            return np.zeros((len(waiting), self._units_per_instance), np.int64)
+        chains = [self._usable_blocks(slot) for slot in waiting.tolist()]
+        first = instance * self._units_per_instance
+        return self._index.leading_runs(first, self._units_per_instance, chains) * self.config.block_tokens
 
     def _send(self, instance: int, slots: IntArray, units: IntArray, hit: IntArray, steps: int) -> Dispatch | None:
         self._table.windows[self._waiting] += 1
@@ -171,23 +190,6 @@ class BatchScheduler(PrefillScheduler):
         self._last_dispatch_ns = self._now_ns
         window_id, self._window_id = self._window_id, self._window_id + 1
         return Dispatch(window_id, instance, self._table.id[slots], units, None, self._book.next_pass_ns(instance), decision_ns)
-
-    def _hits(self, waiting: IntArray, instance: int) -> tuple[Hits, IntArray]:
-        """Return the believed prefix hits of waiting requests on an instance, and each request's longest."""
-        best = np.zeros(len(waiting), np.int64)
-        rows: list[tuple[int, IntArray, IntArray]] = []
-        if self._index is not None and self._decisions.cache:
-            first = instance * self._units_per_instance
-            for k, slot in enumerate(waiting.tolist()):
-                blocks = self._usable_blocks(slot)
-                if len(blocks) == 0:
-                    continue
-                runs, longest = self._index.leading_runs(first, self._units_per_instance, blocks)
-                if longest:
-                    best[k] = longest * self.config.block_tokens
-                    units = np.flatnonzero(runs)
-                    rows.append((k, units, runs[units] * self.config.block_tokens))
-        return Hits.of_rows(rows), best
 
     # -- waiting requests --------------------------------------------------------------------------------------
 
@@ -218,39 +220,3 @@ class BatchScheduler(PrefillScheduler):
         deadlines = self._table.deadline_ns[self._waiting]
         self._first_deadline_ns = int(deadlines.min()) if len(deadlines) else NO_DEADLINE
         return [Reject(ids, "deadline", None)] if len(ids) else []
-
-
-class Hits:
-    """Believed prefix hits as parallel arrays: request (row of a list), unit and tokens."""
-
-    __slots__ = ("item", "tokens", "unit")
-
-    def __init__(self, item: IntArray, unit: IntArray, tokens: IntArray) -> None:
-        self.item, self.unit, self.tokens = item, unit, tokens
-
-    @staticmethod
-    def of_rows(rows: list[tuple[int, IntArray, IntArray]]) -> Hits:
-        """Build from one (request, units, tokens) per request with hits."""
-        if not rows:
-            nothing = np.zeros(0, np.int64)
-            return Hits(nothing, nothing, nothing)
-        item = np.repeat([row[0] for row in rows], [len(row[1]) for row in rows])
-        return Hits(item, np.concatenate([row[1] for row in rows]), np.concatenate([row[2] for row in rows]))
-
-    def of(self, admitted: IntArray) -> Hits:
-        """Return the hits of the admitted requests, renumbered to their rows."""
-        if len(self.item) == 0:
-            return self
-        row_of = np.full(max(int(self.item.max()), int(admitted.max(initial=0))) + 1, -1)
-        row_of[admitted] = np.arange(len(admitted))
-        row = row_of[self.item]
-        keep = row >= 0
-        return Hits(row[keep], self.unit[keep], self.tokens[keep])
-
-    def booked(self, items: IntArray, units: IntArray) -> IntArray:
-        """Return int64[k], the hit of each placed item on its unit."""
-        out = np.zeros(len(items), np.int64)
-        if len(self.item):
-            found = {(i, u): t for i, u, t in zip(self.item.tolist(), self.unit.tolist(), self.tokens.tolist(), strict=True)}
-            out[:] = [found.get(pair, 0) for pair in zip(items.tolist(), units.tolist(), strict=True)]
-        return out

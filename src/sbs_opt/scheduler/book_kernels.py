@@ -160,6 +160,32 @@ def pieces(
 
 
 @njit(cache=True, nogil=True)
+def has_work(slots: IntArray, units: IntArray, first: int, count: int, as_of_ns: int) -> bool:
+    """Tell whether `launch` at `as_of_ns` would run any token."""
+    for u in range(first, first + count):
+        at = units[u, HEAD]
+        while at >= 0 and slots[at, SENT] <= as_of_ns:
+            if slots[at, REMAINING] > 0:
+                return True
+            at = slots[at, NEXT]
+    return False
+
+
+@njit(cache=True, nogil=True)
+def next_arrival(slots: IntArray, units: IntArray, first: int, count: int, from_ns: int) -> int:
+    """Return when the first of the requests that reach the engine at `from_ns` or later does so; −1 when none does."""
+    earliest = -1
+    for u in range(first, first + count):
+        at = units[u, HEAD]
+        while at >= 0:
+            sent_ns = slots[at, SENT]
+            if sent_ns >= from_ns and (earliest < 0 or sent_ns < earliest):
+                earliest = sent_ns
+            at = slots[at, NEXT]
+    return earliest
+
+
+@njit(cache=True, nogil=True)
 def reconcile(slots: IntArray, units: IntArray, first: int, queued: IntArray, as_of_ns: int) -> int:
     """Set the queues to what the engine reported to be queued at `as_of_ns`; return the requests that it still had.
 

@@ -156,14 +156,19 @@ class LoadBook:
         if present:
             self._launch(index, end_ns)
         else:
-            self._relaunch_in_transit(index)
+            self._relaunch_in_transit(index, end_ns)
         return True
 
     def pass_lost(self, index: int) -> None:
         """Give up waiting for the report of the running pass: take it as ended when it was expected to."""
-        belief = self.instances[index]
-        self._stop(index, belief.expected_end_ns)
-        self._relaunch_in_transit(index)
+        end_ns = self.instances[index].expected_end_ns
+        self._stop(index, end_ns)
+        # Each belief of a pass must run something: a request that is believed done but not answered relaunches nothing,
+        # else giving up would never end.
+        if kernels.has_work(self._slots, self.units, index * self.units_per_instance, self.units_per_instance, end_ns):
+            self._launch(index, end_ns)
+        else:
+            self._relaunch_in_transit(index, end_ns + 1)
 
     def instance_lost(self, index: int, now_ns: int) -> None:
         """Forget the running pass of an instance that is gone; should it return, its passes count from 0."""
@@ -234,10 +239,9 @@ class LoadBook:
         belief.idle_since_ns = end_ns
         self.of_instance(index)[:, kernels.INFLIGHT] = 0
 
-    def _relaunch_in_transit(self, index: int) -> None:
-        """After a pass that left nothing: what was sent meanwhile launches when it arrives."""
+    def _relaunch_in_transit(self, index: int, from_ns: int) -> None:
+        """After a pass that left nothing: what reaches the engine from `from_ns` on launches when it arrives."""
         first = index * self.units_per_instance
-        heads = self.units[first : first + self.units_per_instance, kernels.HEAD]
-        heads = heads[heads >= 0]
-        if len(heads):
-            self._will_launch(index, int(self._slots[heads, kernels.SENT].min()))
+        arrival_ns = kernels.next_arrival(self._slots, self.units, first, self.units_per_instance, from_ns)
+        if arrival_ns >= 0:
+            self._will_launch(index, int(arrival_ns))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sbs_opt.models.checks import IntArray
@@ -39,11 +41,14 @@ class PrefixIndex:
         """Return how many of the leading `blocks` the unit holds."""
         return int(kernels.leading_run(self._table, self._nodes, self._capacity, unit, blocks))
 
-    def leading_runs(self, first_unit: int, num_units: int, blocks: IntArray) -> tuple[IntArray, int]:
-        """Return int64[num_units], the leading run on each unit from `first_unit` on, and the longest."""
-        out = np.empty(num_units, np.int64)
-        longest = kernels.leading_runs(self._table, self._nodes, self._capacity, first_unit, blocks, out)
-        return out, int(longest)
+    def leading_runs(self, first_unit: int, num_units: int, chains: Sequence[IntArray]) -> IntArray:
+        """Return int64[chains, num_units], the leading run of each chain on each unit from `first_unit` on."""
+        offset = np.zeros(len(chains) + 1, np.int64)
+        np.cumsum([len(chain) for chain in chains], out=offset[1:])
+        blocks = np.concatenate(chains) if chains else np.zeros(0, np.int64)
+        out = np.empty((len(chains), num_units), np.int64)
+        kernels.leading_runs_of_many(self._table, self._nodes, self._capacity, first_unit, offset, blocks, out)
+        return out
 
     def touch(self, unit: int, blocks: IntArray) -> None:
         """Make `blocks` the newest of the unit, deepest first; the oldest beyond the capacity leave."""

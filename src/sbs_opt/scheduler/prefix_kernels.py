@@ -94,14 +94,14 @@ def leading_run(table: IntArray, nodes: IntArray, capacity: int, unit: int, bloc
 
 
 @njit(cache=True, nogil=True)
-def leading_runs(table: IntArray, nodes: IntArray, capacity: int, first: int, blocks: IntArray, out: IntArray) -> int:
-    """Fill out[k] with the leading run on unit first + k; return the longest."""
-    longest = 0
-    for k in range(len(out)):
-        run = leading_run(table, nodes, capacity, first + k, blocks)
-        out[k] = run
-        longest = max(longest, run)
-    return longest
+def leading_runs_of_many(
+    table: IntArray, nodes: IntArray, capacity: int, first: int, offset: IntArray, blocks: IntArray, out: IntArray
+) -> None:
+    """Fill out[i, k] with the leading run of chain i on unit first + k; chain i is blocks[offset[i]:offset[i + 1]]."""
+    for i in range(len(out)):
+        chain = blocks[offset[i] : offset[i + 1]]
+        for k in range(out.shape[1]):
+            out[i, k] = leading_run(table, nodes, capacity, first + k, chain)
 
 
 @njit(cache=True, nogil=True)

@@ -79,7 +79,7 @@ def solve(
     solution = answer if isinstance(answer, Solution) else Solution(_placement(answer).unit.astype(np.int64))
     try:
         placement, objective, bound, proved = _certify(window, solution, first)
-    except (PlacementError, InternalError) as error:
+    except (PlacementError, InputError, InternalError) as error:
         # A registered solver that errs is our bug; an object that was passed in is the caller's.
         own = PlacementError if isinstance(error, PlacementError) else InputError
         raise (InternalError if isinstance(solver, str) else own)(f"solver {info.name}: {error}") from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from sbs_opt.reports.html.svg import Scale, apart, element, line, log_scale, number, picture, text
+from sbs_opt.reports.html.svg import Scale, apart, colour, element, line, log_scale, number, picture, text
 from sbs_opt.reports.numbers import duration
 
 _HEIGHT = 330.0
@@ -20,8 +20,8 @@ class Series:
 
     Parameters
     ----------
-    colour
-        Number of its policy.
+    policy
+        Its number, which gives the colour.
     dashed
         Whether its policy binds at once.
     marked
@@ -29,7 +29,7 @@ class Series:
     """
 
     name: str
-    colour: int
+    policy: int
     dashed: bool
     points: tuple[tuple[float, float], ...]
     marked: bool = False
@@ -89,7 +89,7 @@ def _line_of(one: Series, x: Scale, y: Scale, end: float, at: float) -> str:
             for (a, b), (value, seconds) in zip(points, one.points, strict=True)
         ]
     title = element("title", escape(f"{one.name}: {duration(last)} at the right end"))
-    return element("g", title + "".join(parts), class_=f"series p{one.colour}")
+    return element("g", title + "".join(parts), class_=f"series {colour(one.policy)}")
 
 
 def _tick(seconds: float) -> str:

@@ -11,7 +11,7 @@ from sbs_opt.reports.columns import LATENCY, WORK, texts
 from sbs_opt.reports.html.latency import distribution_chart, sweep_charts
 from sbs_opt.reports.html.passes_section import passes_section
 from sbs_opt.reports.html.shares import SHARES, shares_chart
-from sbs_opt.reports.html.svg import element
+from sbs_opt.reports.html.svg import colour, element
 from sbs_opt.reports.numbers import significant
 from sbs_opt.reports.ranking import best_of, load_name, policies_of, reference_of
 from sbs_opt.reports.sentences import summary
@@ -68,7 +68,8 @@ def _header(study: Study, title: str) -> str:
     facts = (
         ("Trace", study.trace), ("Deployment", study.deployment.name), ("Fleet", fleet),
         ("Model, hardware", f"{study.deployment.model}, {study.deployment.hardware}"),
-        ("Loads", ", ".join(load_name(load) for load in study.loads())), ("Decode policy", cell.decode_policy),
+        ("Loads", ", ".join(load_name(load).removeprefix("load ") for load in study.loads())),
+        ("Decode policy", cell.decode_policy),
         ("Seed", str(study.seed)), ("Notification latency", f"{study.notification_ns / 1e6:g} ms"),
         ("Written by", f"sbs-opt {__version__}"),
     )
@@ -95,13 +96,13 @@ def _with_swatches(study: Study, sentence: str) -> str:
 
 
 def _policy(policies: Sequence[str], name: str) -> str:
-    return element("span", escape(name), class_=f"policy p{policies.index(name)}")
+    return element("span", escape(name), class_=f"policy {colour(policies.index(name))}")
 
 
 def _legend(study: Study) -> str:
     late = {cell.policy: cell.solver is not None for cell in study.cells}
     items = "".join(
-        element("li", element("span", "", class_=f"key p{k}{'' if late[name] else ' dashed'}") + escape(name))
+        element("li", element("span", "", class_=f"key {colour(k)}{'' if late[name] else ' dashed'}") + escape(name))
         for k, name in enumerate(policies_of(study))
     )
     return element("ul", items, class_="legend", aria_label="Policies")

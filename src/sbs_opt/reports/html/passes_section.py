@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from sbs_opt.reports.html.passes import Span, idle_share, passes_chart, shown_span
-from sbs_opt.reports.html.svg import element
+from sbs_opt.reports.html.svg import colour, element
 from sbs_opt.reports.numbers import percent
 from sbs_opt.reports.ranking import best_of, load_name, policies_of, reference_of
 from sbs_opt.simulator.study import Cell, Study
@@ -17,8 +17,8 @@ PREFERRED = "sbs_auto"
 _LEAD = (
     "Consecutive prefill passes from the middle of each run, on one time scale per load. Each row is a unit; each box "
     "is a pass, which ends for all units of an instance at once. Orange is time lost to imbalance; where one long "
-    "prompt makes it, no placement can avoid it. Times are sums over a pass: in truth the units meet at two barriers in "
-    "every layer with experts. Point at a pass to read it."
+    "prompt makes it, no placement can avoid it. Times are sums over a pass: in truth the units meet at two barriers "
+    "in every layer with experts. Point at a pass to read it."
 )
 
 _KEYS = (
@@ -77,7 +77,7 @@ def _figure(study: Study, cell: Cell, span: Span) -> str:
     seen = [p for p in cell.shown_passes if p.start_ns < span.end and p.start_ns + p.duration_ns > span.start]
     k = policies_of(study).index(cell.policy)
     said = (
-        element("span", escape(cell.policy), class_=f"policy p{k}")
+        element("span", escape(cell.policy), class_=f"policy {colour(k)}")
         + f" barrier idle {percent(idle_share(seen))} in these {len(seen)} passes "
         + f"({percent(cell.metrics.barrier_idle_prefill)} in the run)"
     )

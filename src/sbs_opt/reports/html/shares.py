@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from sbs_opt.reports.html.svg import element, line, picture, text
+from sbs_opt.reports.html.svg import colour, element, line, picture, text
 from sbs_opt.reports.numbers import percent
 from sbs_opt.reports.ranking import load_name, policies_of
 from sbs_opt.simulator.study import Cell, Study
@@ -59,6 +59,6 @@ def _panel(
             y, length = _HEAD + _ROW * k, width * figure / top
             title = element("title", escape(f"{cell.policy}, {load_name(cell.asked_load)}: {percent(figure)}"))
             size = {"width": max(length, 0.5), "height": _ROW - 8}
-            parts.append(element("rect", title, x=left, y=y + 4, **size, class_=f"bar p{k}"))
+            parts.append(element("rect", title, x=left, y=y + 4, **size, class_=f"bar {colour(k)}"))
             parts.append(text(left + length + 6, y + _ROW / 2 + 4, percent(figure), class_="value"))
     return "".join(parts)

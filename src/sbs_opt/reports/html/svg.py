@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+COLOURS = 12
+"""Colours of policies in the style sheet; a thirteenth policy shares the first one's and is told apart by its name."""
+
+
+def colour(policy: int) -> str:
+    """Return the class that gives the policy of a number its colour."""
+    return f"p{policy % COLOURS}"
+
 
 def number(value: float) -> str:
     """Return a coordinate with at most one decimal."""

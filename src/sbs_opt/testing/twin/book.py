@@ -110,13 +110,17 @@ class Book:
         if any(present):
             self._launch(belief, end_ns)
         else:
-            self._wait_for_transit(belief)
+            self._wait_for_transit(belief, end_ns)
 
     def pass_missed(self, instance: int) -> None:
-        """Give up waiting for a report: the pass ended when it was expected to."""
+        """Give up waiting for a report: the pass ended, and what was left relaunched, when it was expected to."""
         belief = self.instances[instance]
-        self._stop(belief, belief.expected_end_ns)
-        self._wait_for_transit(belief)
+        end_ns = belief.expected_end_ns
+        self._stop(belief, end_ns)
+        if any(self._share(bookings, end_ns) for bookings in belief.units):
+            self._launch(belief, end_ns)
+        else:
+            self._wait_for_transit(belief, end_ns + 1)
 
     def next_pieces(self, instance: int) -> list[list[Piece]]:
         """Return what the next pass would run of the bookings, per unit."""
@@ -151,10 +155,11 @@ class Book:
         if not belief.running and (belief.pending_ns is None or sent_ns < belief.pending_ns):
             belief.pending_ns = sent_ns
 
-    def _wait_for_transit(self, belief: Belief) -> None:
-        heads = [bookings[0].sent_ns for bookings in belief.units if bookings]
-        if heads:
-            self._will_launch(belief, min(heads))
+    def _wait_for_transit(self, belief: Belief, from_ns: int) -> None:
+        """Nothing is left: the instance launches when the first request arrives that was still on its way."""
+        arrivals = [b.sent_ns for bookings in belief.units for b in bookings if b.sent_ns >= from_ns]
+        if arrivals:
+            self._will_launch(belief, min(arrivals))
 
 
 def _reconcile(bookings: list[Booking], queued: int, end_ns: int) -> bool:

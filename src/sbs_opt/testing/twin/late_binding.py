@@ -135,14 +135,15 @@ class LateBindingTwin(TwinPrefillScheduler):
         hits_of = {
             r.id: [cache.leading_run(r.usable_blocks) * r.block_tokens for cache in caches] for r in self._waiting
         }
-        tokens = {r.id: r.prompt - max(hits_of[r.id], default=0) for r in self._waiting}
+        uncached = {r.id: r.prompt - max(hits_of[r.id], default=0) for r in self._waiting}
+        tokens = {request: min(amount, self.limits.chunk_tokens) for request, amount in uncached.items()}
         if self._decisions.admission == "by_age":
             admitted = self._until_used_up(tokens, max(room, 1))
         else:
             order = list(self._waiting)
             if self._decisions.admission == "all":
                 carried = [r for r in order if self._windows[r.id] > 0]
-                order = carried + sorted((r for r in order if self._windows[r.id] == 0), key=lambda r: -tokens[r.id])
+                order = carried + sorted((r for r in order if self._windows[r.id] == 0), key=lambda r: -uncached[r.id])
             admitted = self._while_any_can_fit(order, tokens, room)
         hits = {
             (item, unit): hit
@@ -162,7 +163,7 @@ class LateBindingTwin(TwinPrefillScheduler):
         return admitted
 
     def _while_any_can_fit(self, order: list[Offered], tokens: dict[int, int], room: int) -> list[Offered]:
-        """Beyond the room, and one longest request that crosses the budget of each unit, nothing fits."""
+        """Stop once the tokens exceed the room by a longest request per unit: beyond that nothing fits."""
         admitted, used, longest = [], 0, 0
         for request in order:
             admitted.append(request)
