@@ -48,7 +48,9 @@ def plain(command: Command) -> tuple[Any, ...]:
 def trace() -> Requests:
     generator = np.random.Generator(np.random.Philox(3))
     lengths = generator.lognormal(6.5, 1.2, 400).astype(np.int64) + 1
-    return poisson_requests(1 / 1_500_000, 400, seed=3, prompt_tokens=lengths, output_tokens=generator.integers(0, 30, 400))
+    return poisson_requests(
+        1 / 1_500_000, 400, seed=3, prompt_tokens=lengths, output_tokens=generator.integers(0, 30, 400)
+    )
 
 
 async def drive(driver: AsyncioDriver, clock: FakeClock, events: list[tuple[int, Event]]) -> None:

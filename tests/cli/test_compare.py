@@ -101,3 +101,25 @@ def test_bundled_sample_is_known_by_name(run: Run, fleet: Path) -> None:
     done = run("compare", "sample", "--deployment", fleet, "--policies", "sbs", "--load", "0.001")
     assert done.status == 0, done.err
     assert "generated data" in done.out
+
+
+def test_fleet_without_decode_has_no_decode_figures(run: Run, fleet: Path, trace: Path) -> None:
+    text = fleet.read_text(encoding="utf-8")
+    fleet.write_text(text[: text.rindex("[[instances]]")], encoding="utf-8")
+    done = run("compare", trace, "--deployment", fleet, "--policies", "sbs,phase_aware", "--load", "0.5", "--json", "-")
+    assert done.status == 0, done.err
+    row = json.loads(done.out)["rows"][0]
+    assert row["decode_load"] is None
+    assert row["barrier_idle"]["decode"] is None
+    assert "Barrier idle in decode" not in Path("report.html").read_text(encoding="utf-8")
+
+
+def test_progress_goes_to_a_terminal_only(run: Run, fleet: Path, trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--deployment", fleet, "--policies", "sbs", "--load", "0.5", "--json", "-")
+    quiet = run("compare", trace, *flags)
+    assert "%" not in quiet.err.replace("used %", "").replace("idle %", "").replace("hits %", "").replace("80 %", "")
+    monkeypatch.setattr("sbs_opt.cli.output._PATIENCE_S", -1.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    shown = run("compare", trace, *flags)
+    assert "100 %" in shown.err
+    assert shown.out == quiet.out

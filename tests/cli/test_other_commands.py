@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sbs_opt import solve, verify
+from sbs_opt.cli.main import main
 from sbs_opt.instances import read_trace, read_windows, scale_to_load, write_windows
 from sbs_opt.models.catalogue import cost_model_of, load_deployment
 from sbs_opt.models.window import Window
@@ -137,3 +139,25 @@ def test_small_fleet_has_decode(fleet: Path) -> None:
     deployment = load_deployment(str(fleet))
     assert deployment.of_phase("decode")
     assert replace(deployment, instances=deployment.of_phase("prefill")) != deployment
+
+
+def test_page_on_the_command_line_knows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    for command in ("compare", "windows", "solve", "list"):
+        with pytest.raises(SystemExit) as left:
+            main([command, "--help"])
+        assert left.value.code == 0
+        usage = next(block for block in page.split("sbs-opt ") if block.startswith(f"{command} "))
+        for flag in set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) - {"--help"}:
+            assert flag in usage or flag == "--out"  # windows calls it -o
+
+
+def test_page_on_the_command_line_knows_every_field(run: Run, fleet: Path, trace: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    compared = run("compare", trace, "--deployment", fleet, "--policies", "sbs", "--load", "0.5", "--json", "-").out
+    windows = run("windows", trace, "--deployment", fleet, "-o", "w.jsonl", "--limit", "2", "--json", "-").out
+    solved = run("solve", "w.jsonl", "--explain", "--json", "-").out
+    for output in (compared, windows, solved):
+        row = json.loads(output)["rows"][0]
+        for name in (*row, *row.get("explain", {}), *row.get("explain", {}).get("bound", {})):
+            assert f"`{name}`" in page

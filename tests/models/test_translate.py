@@ -18,7 +18,9 @@ from sbs_opt.testing.costs import LinearDecode, LinearPrefill
 COST = LinearPrefill(fixed_ns=1_000, token_ns=7, pair_ns=2, chunk_tokens=100)
 
 
-def state(prompt: list[int], *, queued: list[tuple[int, int, int]], hits: list[tuple[int, int, int]], m: int = 3) -> PrefillState:
+def state(
+    prompt: list[int], *, queued: list[tuple[int, int, int]], hits: list[tuple[int, int, int]], m: int = 3
+) -> PrefillState:
     queue = np.array(queued, np.int64).reshape(-1, 3)
     hit = np.array(hits, np.int64).reshape(-1, 3)
     kv = np.zeros(m, np.int64)

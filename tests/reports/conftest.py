@@ -19,7 +19,7 @@ POLICIES = ("random", "phase_aware", "sbs", "sbs_auto")
 def small_fleet() -> Deployment:
     prefill, decode = Unit(100_000, chunk_tokens=4_096), Unit(200_000, slots=64)
     instances = (
-        Instance("prefill-0", "prefill", 4, prefill), Instance("prefill-1", "prefill", 4, prefill),
+        Instance("<prefill>-0", "prefill", 4, prefill), Instance("<prefill>-1", "prefill", 4, prefill),
         Instance("decode", "decode", 4, decode),
     )  # fmt: skip
     return Deployment("small", instances, "h800", "deepseek-v3", context_tokens=16_384)

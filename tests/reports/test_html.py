@@ -112,6 +112,8 @@ def test_sentences_are_on_the_page(study: Study, page: str) -> None:
 def test_names_from_outside_are_escaped(page: str) -> None:
     assert "made &lt;up&gt; &amp; small" in page
     assert "<up>" not in page
+    assert "&lt;prefill&gt;-0" in page
+    assert "<prefill>" not in page
     assert "a note with &lt;angles&gt;" in page
 
 

@@ -66,6 +66,13 @@ def test_nobody_is_marked_where_all_read_the_same(study: Study) -> None:
     assert texts(column, cells) == [("28.0", False)] * len(cells)
 
 
+def test_all_that_read_like_the_best_are_marked(study: Study) -> None:
+    seconds = (0.0280, 0.0280 + 1e-9, 0.0280 - 1e-9, 0.0290)
+    cells = [with_metrics(cell, tpot_s=np.array([s])) for cell, s in zip(study.at(0.4), seconds, strict=True)]
+    column = next(c for c in LATENCY if c.head[0] == "TPOT mean")
+    assert [best for _, best in texts(column, cells)] == [True, True, True, False]
+
+
 def test_no_answer_leaves_no_figure(study: Study) -> None:
     cells = [with_metrics(cell, ttft_s=np.zeros(0), tpot_s=np.zeros(0), answered=0) for cell in study.at(0.4)]
     assert best_of(cells) is None

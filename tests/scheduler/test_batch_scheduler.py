@@ -31,7 +31,14 @@ COST = linear_cost_model(LinearPrefill(PASS, chunk_tokens=100))
 
 
 def scheduler(instances: int = 1, units: int = 2, **settings: Any) -> BatchScheduler:
-    given = {"policy": "sbs_auto", "balance": "tokens", "notification_ns": 10, "lead_ns": 100, "decision_base_ns": 0, "decision_step_ns": 0}
+    given = {
+        "policy": "sbs_auto",
+        "balance": "tokens",
+        "notification_ns": 10,
+        "lead_ns": 100,
+        "decision_base_ns": 0,
+        "decision_step_ns": 0,
+    }
     fleet = small_deployment(instances, units, chunk_tokens=100, kv_tokens=1_000, context_tokens=900)
     return BatchScheduler(fleet, COST, SchedulerConfig(**{**given, **settings}))
 
@@ -66,7 +73,9 @@ def test_arrivals_of_one_instant_are_placed_together() -> None:
     assert sorted(dispatch.ids.tolist()) == [0, 1, 2]
     assert dispatch.expected_pass_ns == PASS
     assert s.next_timer_ns() is None
-    loads = {u: sum([30, 40, 20][i] for i, v in zip(dispatch.ids, dispatch.units, strict=True) if v == u) for u in (0, 1)}
+    loads = {
+        u: sum([30, 40, 20][i] for i, v in zip(dispatch.ids, dispatch.units, strict=True) if v == u) for u in (0, 1)
+    }
     assert set(loads.values()) == {50, 40}
 
 

@@ -176,7 +176,9 @@ def test_nothing_to_simulate_is_an_error() -> None:
 @given(policy=st.sampled_from(PREFILL), data=st.data())
 def test_conservation_holds_and_runs_repeat(policy: str, data: st.DataObject) -> None:
     """`simulate` checks the laws itself; here for arbitrary traces, and that a run is a function of its arguments."""
-    rows = data.draw(st.lists(st.tuples(st.integers(0, 9_000), st.integers(0, 400), st.integers(0, 12)), min_size=1, max_size=40))
+    rows = data.draw(
+        st.lists(st.tuples(st.integers(0, 9_000), st.integers(0, 400), st.integers(0, 12)), min_size=1, max_size=40)
+    )
     requests = offered(*sorted(rows))
     chains = [[1, 2 + k % 3, 10 + k] for k in range(len(rows))]
     fleet = small_deployment(2, 2, chunk_tokens=100, kv_tokens=380, decode_instances=1, decode_kv_tokens=405, slots=3)

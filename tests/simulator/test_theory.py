@@ -104,7 +104,9 @@ def test_one_request_per_pass_is_md1(load: float, expected: float) -> None:
 def test_md3_central_beats_shortest_queue_beats_random() -> None:
     requests = poisson_requests(3 * 0.8 / PASS_NS, 60_000, seed=7, prompt_tokens=TOKENS)
     fleet = small_deployment(3, 1, chunk_tokens=TOKENS)
-    central, shortest, random = (mean_wait(requests, fleet, p) for p in ("central_greedy", "least_outstanding", "random"))
+    central, shortest, random = (
+        mean_wait(requests, fleet, p) for p in ("central_greedy", "least_outstanding", "random")
+    )
     assert central < shortest < random
     assert random == pytest.approx(0.8 / (2 * 0.2), rel=0.1)  # three independent M/D/1 queues
 

@@ -198,3 +198,24 @@ def test_twin_agrees_under_linear_costs(policy: str, data: st.DataObject) -> Non
 def test_twin_agrees_under_the_real_cost_model(policy: str, data: st.DataObject) -> None:
     fast, slow = run_both(data.draw(real_cases(policy)))
     assert fast == slow
+
+
+# -- regressions ---------------------------------------------------------------------------------------------------
+
+
+def one_unit(requests: Requests, cost: CostModel, **settings: Any) -> Case:
+    """Return a case with one prefill unit of 100 tokens a pass and no decode."""
+    unit = Unit(kv_tokens=1_000, chunk_tokens=100)
+    deployment = Deployment("one", (Instance("p", "prefill", 1, unit),), "h800", "deepseek-v3", context_tokens=1_000)
+    config = SchedulerConfig(**settings)
+    return Case(requests, deployment, cost, config, config, reserve_tokens=0)
+
+
+def test_batch_of_the_second_pass_is_committed_early_without_further_events() -> None:
+    """The timer forgot an idle instance whose first batch was still on its way: the second waited for a notification."""
+    burst = make_requests([0, 0], [100, 100], [1, 1], [[], []], 0)
+    case = one_unit(burst, linear_cost_model(LinearPrefill(fixed_ns=1_000)), policy="sbs_auto", notification_ns=200,
+                    lead_ns=400, decision_base_ns=10, decision_step_ns=0)
+    fast, slow = run_both(case)
+    assert fast == slow
+    assert [start for _, _, start, _, _ in fast["passes"]] == [10, 1_010]

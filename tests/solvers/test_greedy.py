@@ -23,9 +23,7 @@ from .helpers import every_kind, plain
 amounts = st.integers(0, 9) | st.integers(2**54, 2**54 + 4)
 
 
-@given(
-    st.lists(amounts, max_size=40), st.lists(amounts, min_size=1, max_size=9), st.integers(0, 3), st.integers(0, 2)
-)
+@given(st.lists(amounts, max_size=40), st.lists(amounts, min_size=1, max_size=9), st.integers(0, 3), st.integers(0, 2))
 def test_lpt_from_the_heap_places_exactly_like_the_general_kernel(
     sizes: list[int], loads: list[int], price: int, weight: int
 ) -> None:

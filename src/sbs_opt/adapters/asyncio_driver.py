@@ -59,9 +59,7 @@ class AsyncioDriver:
     timers that are due, as the simulator does.
     """
 
-    def __init__(
-        self, scheduler: Scheduler, carry_out: Callable[[Command], None], clock: Clock | None = None
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, carry_out: Callable[[Command], None], clock: Clock | None = None) -> None:
         self._scheduler = scheduler
         self._carry_out = carry_out
         self._clock = clock or MonotonicClock()

@@ -11,7 +11,22 @@ from sbs_opt.instances.trace import Trace, list_formats, read_trace
 from sbs_opt.instances.windows import read_windows, write_windows
 
 __all__ = [
-    "GeneratorConfig", "Trace", "atomic_write", "check_writable", "compress", "cut", "generate",
-    "generator_config_from_dict", "ideal_unit_ns_per_token", "list_formats", "offered_decode_load", "offered_load",
-    "read_trace", "read_windows", "scale_to_load", "superpose", "write_trace", "write_windows",
+    "GeneratorConfig",
+    "Trace",
+    "atomic_write",
+    "check_writable",
+    "compress",
+    "cut",
+    "generate",
+    "generator_config_from_dict",
+    "ideal_unit_ns_per_token",
+    "list_formats",
+    "offered_decode_load",
+    "offered_load",
+    "read_trace",
+    "read_windows",
+    "scale_to_load",
+    "superpose",
+    "write_trace",
+    "write_windows",
 ]

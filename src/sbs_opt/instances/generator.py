@@ -208,9 +208,7 @@ def _blocks(
     place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
     # Three disjoint ranges of numbers: (system, place), (session, place), (turn).
     widest = int(count.max())
-    ids = np.where(
-        place < system_full, system[owner] * widest + place, (systems + session[owner]) * widest + place
-    )
+    ids = np.where(place < system_full, system[owner] * widest + place, (systems + session[owner]) * widest + place)
     partial = (place + 1) * size > prompt[owner]
     return count, np.where(partial, (systems + sessions) * widest + turn[owner], ids)
 

@@ -70,9 +70,7 @@ def _unit_ns_per_token(work: FloatArray, cost: PrefillPass, chunk_tokens: int, n
     return duration / chunk_tokens
 
 
-def ideal_unit_ns_per_token(
-    requests: Requests, prefill_cost: PrefillPass, chunk_tokens: int, num_units: int
-) -> float:
+def ideal_unit_ns_per_token(requests: Requests, prefill_cost: PrefillPass, chunk_tokens: int, num_units: int) -> float:
     """Return what one prompt token costs one unit, in ns, when passes are full and perfectly balanced.
 
     Parameters

@@ -23,9 +23,7 @@ LATEST_NS = 2**62
 
 _LONGEST_DECIMAL = 100
 
-_ISO = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):?(\d\d))?", re.ASCII
-)
+_ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):?(\d\d))?", re.ASCII)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 

@@ -16,7 +16,16 @@ from sbs_opt.models.window import FREE, UNLIMITED, Savings, Window
 SCHEMA = "sbs-opt/window/1"
 
 _FIELDS = (
-    "demand", "load", "price", "spread_weight", "limit", "open_resource", "crossing", "group", "tier", "pinned",
+    "demand",
+    "load",
+    "price",
+    "spread_weight",
+    "limit",
+    "open_resource",
+    "crossing",
+    "group",
+    "tier",
+    "pinned",
     "savings",
 )
 _SAVINGS_FIELDS = ("item", "unit", "value")

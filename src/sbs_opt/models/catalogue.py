@@ -29,7 +29,9 @@ def load_deployment(name: str) -> Deployment:
     """
     is_path = name.endswith(".toml") or "/" in name
     if not is_path and name not in list_deployments():
-        raise InputError(f"deployment = {name!r}: unknown; bundled are {', '.join(list_deployments())}; or give a .toml file")
+        raise InputError(
+            f"deployment = {name!r}: unknown; bundled are {', '.join(list_deployments())}; or give a .toml file"
+        )
     try:
         text = Path(name).read_text(encoding="utf-8") if is_path else _folder().joinpath(f"{name}.toml").read_text()
         return deployment_from_dict(tomllib.loads(text))
@@ -46,9 +48,12 @@ def cost_model_of(deployment: Deployment) -> CostModel:
     prefill = deployment.of_phase("prefill")[0]
     decode = deployment.of_phase("decode")
     return load_cost_model(
-        deployment.hardware, deployment.model, prefill_units=prefill.num_units,
+        deployment.hardware,
+        deployment.model,
+        prefill_units=prefill.num_units,
         decode_units=decode[0].num_units if decode else prefill.num_units,
-        chunk_tokens=prefill.unit.chunk_tokens, overlap=deployment.overlap,
+        chunk_tokens=prefill.unit.chunk_tokens,
+        overlap=deployment.overlap,
     )
 
 

@@ -55,7 +55,9 @@ def _converted(field: str, value: Any) -> IntArray:
     try:
         raw = np.asarray(value)
     except (ValueError, OverflowError) as error:
-        raise InputError(f"{field}: rows of unequal length or not numbers; give a rectangular list of integers") from error
+        raise InputError(
+            f"{field}: rows of unequal length or not numbers; give a rectangular list of integers"
+        ) from error
     if raw.size == 0:
         return np.zeros(raw.shape, dtype=np.int64)
     if raw.dtype == object:

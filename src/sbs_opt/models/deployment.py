@@ -117,8 +117,8 @@ def deployment_from_dict(data: dict[str, object]) -> Deployment:
     if not isinstance(rows, list):
         raise InputError("deployment: write instances as [[instances]] tables")
     instances: list[Instance] = []
-    for row in rows:
-        row = dict(row)
+    for given in rows:
+        row = dict(given)
         unit, count = row.pop("unit", None), row.pop("count", None)
         _only("instances", row, {"name", "phase", "num_units"}, extra="unit, count")
         if not isinstance(unit, dict):

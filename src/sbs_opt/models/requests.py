@@ -78,12 +78,20 @@ class Requests:
         length = np.diff(self.block_offset)[index]
         offset = np.concatenate(([0], np.cumsum(length)))
         gather = np.repeat(self.block_offset[:-1][index] - offset[:-1], length) + np.arange(offset[-1])
-        return Requests(self.arrival_ns[index], self.prompt_tokens[index], self.output_tokens[index], offset,
-                        self.block_id[gather], self.block_tokens, self.session[index])
+        return Requests(
+            self.arrival_ns[index],
+            self.prompt_tokens[index],
+            self.output_tokens[index],
+            offset,
+            self.block_id[gather],
+            self.block_tokens,
+            self.session[index],
+        )
 
 
 def requests_without_prefixes(arrival_ns: IntArray, prompt_tokens: IntArray, output_tokens: IntArray) -> Requests:
     """Return `Requests` of unknown session that share no prefixes."""
     n = len(arrival_ns)
-    return Requests(arrival_ns, prompt_tokens, output_tokens, np.zeros(n + 1, np.int64), np.zeros(0, np.int64), 0,
-                    np.full(n, -1))
+    return Requests(
+        arrival_ns, prompt_tokens, output_tokens, np.zeros(n + 1, np.int64), np.zeros(0, np.int64), 0, np.full(n, -1)
+    )

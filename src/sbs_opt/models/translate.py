@@ -96,14 +96,21 @@ def prefill_window(state: PrefillState, cost: PrefillTiming, balance: Literal["t
         prompt = state.prompt_tokens[state.hit_item]
         hit_compute, hit_alltoall = cost.request_ns(prompt - state.hit_tokens, state.hit_tokens)
         tokens = np.column_stack((compute, alltoall, tokens))
-        load = np.column_stack((
-            _by_unit(state.queued_unit, queued_compute, m), _by_unit(state.queued_unit, queued_alltoall, m), load,
-        ))
+        load = np.column_stack(
+            (
+                _by_unit(state.queued_unit, queued_compute, m),
+                _by_unit(state.queued_unit, queued_alltoall, m),
+                load,
+            )
+        )
         # Attending to a cached prefix never costs more than computing it; rounding may say so by a nanosecond.
-        saved = np.column_stack((
-            np.maximum(compute[state.hit_item] - hit_compute, 0),
-            np.maximum(alltoall[state.hit_item] - hit_alltoall, 0), saved,
-        ))
+        saved = np.column_stack(
+            (
+                np.maximum(compute[state.hit_item] - hit_compute, 0),
+                np.maximum(alltoall[state.hit_item] - hit_alltoall, 0),
+                saved,
+            )
+        )
         price = [1, cost.alltoall_price, 0, 0]
     limit = np.full(load.shape, UNLIMITED)
     limit[:, -2] = state.budgets.chunk_tokens
@@ -124,20 +131,35 @@ def decode_window(state: DecodeState, cost: DecodeTiming) -> Window:
     """Return the window of one decode step boundary; resources are `DECODE`, groups are the instances."""
     n, m = len(state.waiting_kv_tokens), len(state.kv_tokens)
     reserve = state.reserve_tokens
-    demand = np.column_stack((
-        cost.attention_ns(state.waiting_kv_tokens), np.full(n, cost.batch_ns),
-        state.waiting_kv_tokens + reserve, np.ones(n, np.int64),
-    ))
-    load = np.column_stack((
-        cost.attention_ns(state.kv_tokens), state.sequences * cost.batch_ns,
-        state.kv_tokens + reserve * state.sequences, state.sequences,
-    ))
+    demand = np.column_stack(
+        (
+            cost.attention_ns(state.waiting_kv_tokens),
+            np.full(n, cost.batch_ns),
+            state.waiting_kv_tokens + reserve,
+            np.ones(n, np.int64),
+        )
+    )
+    load = np.column_stack(
+        (
+            cost.attention_ns(state.kv_tokens),
+            state.sequences * cost.batch_ns,
+            state.kv_tokens + reserve * state.sequences,
+            state.sequences,
+        )
+    )
     price = [1, 1, 0, 0]
     limit = np.full((m, 4), UNLIMITED)
     limit[:, 2] = state.budgets.kv_tokens
     limit[:, 3] = state.budgets.slots
-    return Window(demand=demand, load=load, price=price,
-                  spread_weight=_spread_weight(price, demand, load), limit=limit, group=state.instance, tier=state.tier)
+    return Window(
+        demand=demand,
+        load=load,
+        price=price,
+        spread_weight=_spread_weight(price, demand, load),
+        limit=limit,
+        group=state.instance,
+        tier=state.tier,
+    )
 
 
 def dispatch_of(window: Window, placement: Placement) -> tuple[IntArray, IntArray]:
@@ -156,4 +178,6 @@ def _spread_weight(price: list[int], demand: IntArray, load: IntArray) -> IntArr
     # Each priced resource counts in proportion to its own total, so that none drowns another (problem.md, spread).
     total = np.maximum(demand.sum(axis=0) + load.sum(axis=0), 1)
     largest = int(total.max())
-    return np.array([p * max(1, _SPREAD_SCALE * largest // int(t)) if p else 0 for p, t in zip(price, total, strict=True)])
+    return np.array(
+        [p * max(1, _SPREAD_SCALE * largest // int(t)) if p else 0 for p, t in zip(price, total, strict=True)]
+    )

@@ -61,7 +61,7 @@ def verify(window: Window, placement: Placement | Any) -> Objective:
         for r, value in enumerate(load[u]):
             peak[group, r] = max(peak.get((group, r), 0), value)
     tier = window.tier.tolist()
-    left_out = {t: 0 for t in sorted(set(tier))}
+    left_out = dict.fromkeys(sorted(set(tier)), 0)
     for i, u in enumerate(unit):
         if u < 0:
             left_out[tier[i]] += 1

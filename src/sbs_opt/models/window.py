@@ -140,7 +140,7 @@ class Window:
     def _set_sizes(self, demand_given: ArrayLike, load_given: ArrayLike) -> None:
         load = int_array("load", load_given)
         if load.ndim != 2 or load.shape[0] < 1 or load.shape[1] < 1:
-            raise InputError(f"load has shape {load.shape}, expected (units, resources) with at least one of each")
+            raise InputError(f"load has shape {load.shape}, expected (units, resources), at least one of each")
         demand = int_array("demand", demand_given)
         if demand.size == 0 and demand.ndim < 2:
             demand = int_array("demand", np.zeros((0, load.shape[1]), np.int64))
@@ -190,8 +190,10 @@ class Window:
         column = self.demand.sum(axis=0, dtype=np.float64) + self.load.sum(axis=0, dtype=np.float64)
         if max(float(column @ self.price), float(column.max())) < _SAFE_TOTAL * 0.99:
             return
-        exact = [int(self.demand[:, r].astype(object).sum()) + int(self.load[:, r].astype(object).sum())
-                 for r in range(self.num_resources)]
+        exact = [
+            int(self.demand[:, r].astype(object).sum()) + int(self.load[:, r].astype(object).sum())
+            for r in range(self.num_resources)
+        ]
         weighted = sum(int(p) * total for p, total in zip(self.price, exact, strict=True))
         if max(weighted, *exact) >= _SAFE_TOTAL:
             raise InputError(
@@ -225,8 +227,17 @@ class Window:
 
     def _key(self) -> tuple[Any, ...]:
         savings = self.savings
-        parts = (self.demand, self.load, self.price, self.spread_weight, self.limit, self.crossing, self.group,
-                 self.tier, self.pinned)
+        parts = (
+            self.demand,
+            self.load,
+            self.price,
+            self.spread_weight,
+            self.limit,
+            self.crossing,
+            self.group,
+            self.tier,
+            self.pinned,
+        )
         extra = () if savings is None else (savings.item, savings.unit, savings.value)
         return (self.open_resource, *((a.shape, a.tobytes()) for a in (*parts, *extra)))
 

@@ -43,7 +43,7 @@ def in_arrival_order(windows: IntArray, tokens: IntArray, budget: int, room: int
 
 
 def _while_room(order: IntArray, used: IntArray, room: int, num_units: int) -> IntArray:
-    # Each unit takes requests until its room is gone, so beyond the room plus one longest request per unit nothing fits.
+    # Each unit takes requests until its room is gone: beyond the room plus one longest request per unit nothing fits.
     total = np.cumsum(used[order])
     longest = np.maximum.accumulate(used[order])
     enough = np.flatnonzero(total >= room + num_units * longest)

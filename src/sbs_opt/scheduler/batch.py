@@ -56,6 +56,8 @@ class BatchScheduler(PrefillScheduler):
         self._waiting: list[int] = []
         self._last_dispatch_ns: int | None = None
         self._first_deadline_ns = NO_DEADLINE
+        self._due_ns: int | None = None
+        self._due_known = False
 
     # -- the protocol ------------------------------------------------------------------------------------------
 
@@ -72,8 +74,18 @@ class BatchScheduler(PrefillScheduler):
 
     def next_timer_ns(self) -> int | None:
         """Return the earliest turn of an instance, deadline or watchdog; None while nothing waits."""
-        if not self._waiting:
-            return None
+        if not self._due_known:
+            self._due_ns = self._earliest_ns() if self._waiting else None
+            self._due_known = True
+        return self._due_ns
+
+    def _tick(self, now_ns: int) -> None:
+        super()._tick(now_ns)
+        self._due_known = False  # whatever is handled now may change what is due
+
+    # -- timing ------------------------------------------------------------------------------------------------
+
+    def _earliest_ns(self) -> int | None:
         times = [self._first_deadline_ns] if self._first_deadline_ns < NO_DEADLINE else []
         held_until = self._held_until_ns()
         for belief in self._book.instances:
@@ -82,9 +94,10 @@ class BatchScheduler(PrefillScheduler):
                 times.append(max(opens, held_until))
             elif belief.running and belief.active:
                 times.append(self._watchdog_ns(belief.launch_ns, belief.expected_end_ns))
+            elif belief.pending_ns is not None and belief.active:
+                # Once the batch on its way has launched, its pass has an end to commit the next batch before.
+                times.append(belief.pending_ns + 1)
         return max(min(times), self._now_ns) if times else None
-
-    # -- timing ------------------------------------------------------------------------------------------------
 
     def _held_until_ns(self) -> int:
         """Return until when the interval holds the waiting requests back, though an instance be open."""
@@ -127,7 +140,11 @@ class BatchScheduler(PrefillScheduler):
         pieces, kv = self._book.queued_pieces(instance)
         uncached = self._table.prompt[waiting] - hits.max(axis=1)
         admitted = self._admit(
-            self._table.windows[waiting], uncached, self._unit.chunk_tokens, self._room(pieces), self._units_per_instance
+            self._table.windows[waiting],
+            uncached,
+            self._unit.chunk_tokens,
+            self._room(pieces),
+            self._units_per_instance,
         )
         slots, hits = waiting[admitted], hits[admitted]
         window = self._window(slots, hits, pieces, kv)
@@ -176,7 +193,9 @@ class BatchScheduler(PrefillScheduler):
         belief.committed = was_running
         if len(slots) == 0:
             if not was_running:
-                raise InternalError(f"nothing fits the idle instance {instance} though {len(self._waiting)} requests wait")
+                raise InternalError(
+                    f"nothing fits the idle instance {instance} though {len(self._waiting)} requests wait"
+                )
             return None
         decision_ns = self._decision_ns(steps)
         through = units + instance * self._units_per_instance
@@ -189,7 +208,9 @@ class BatchScheduler(PrefillScheduler):
                 self._remember_blocks(slot, unit)
         self._last_dispatch_ns = self._now_ns
         window_id, self._window_id = self._window_id, self._window_id + 1
-        return Dispatch(window_id, instance, self._table.id[slots], units, None, self._book.next_pass_ns(instance), decision_ns)
+        return Dispatch(
+            window_id, instance, self._table.id[slots], units, None, self._book.next_pass_ns(instance), decision_ns
+        )
 
     # -- waiting requests --------------------------------------------------------------------------------------
 

@@ -109,7 +109,14 @@ def launch(slots: IntArray, units: IntArray, first: int, count: int, budget: int
 
 @njit(cache=True, nogil=True)
 def preview(
-    slots: IntArray, units: IntArray, first: int, count: int, budget: int, pairs: IntArray, new: IntArray, context: IntArray
+    slots: IntArray,
+    units: IntArray,
+    first: int,
+    count: int,
+    budget: int,
+    pairs: IntArray,
+    new: IntArray,
+    context: IntArray,
 ) -> None:
     """Fill int64[count] sums of what the next pass would run of the queues, without changing anything."""
     for k in range(count):
@@ -130,9 +137,7 @@ def preview(
 
 
 @njit(cache=True, nogil=True)
-def pieces(
-    slots: IntArray, units: IntArray, first: int, count: int, budget: int, out: IntArray, kv: IntArray
-) -> int:
+def pieces(slots: IntArray, units: IntArray, first: int, count: int, budget: int, out: IntArray, kv: IntArray) -> int:
     """List what is queued: out[k] = (unit, new, cached) of the part of a request that the next pass would run.
 
     kv[u] receives the prompts of the queued requests. Returns the number of rows, −1 when `out` is too small.

@@ -107,15 +107,23 @@ class SchedulerConfig:
         ):
             if getattr(self, name) not in (None, *legal):
                 raise InputError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(legal)}")
-        for name in ("notification_ns", "lead_ns", "hold_limit_ns", "block_tokens", "decision_base_ns",
-                     "decision_step_ns"):
+        for name in (
+            "notification_ns",
+            "lead_ns",
+            "hold_limit_ns",
+            "block_tokens",
+            "decision_base_ns",
+            "decision_step_ns",
+        ):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} = {getattr(self, name)}: must not be negative")
         for name in ("mean_passes", "hold_limit_windows"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
         if self.policy not in LATE_BINDING and any(value is not None for value in self._overrides().values()):
-            raise InputError(f"policy = {self.policy!r}: binds at once and has no timing, admission, balance, solver or cache")
+            raise InputError(
+                f"policy = {self.policy!r}: binds at once and has no timing, admission, balance, solver or cache"
+            )
         if self.watchdog <= 1:
             raise InputError(f"watchdog = {self.watchdog}: must exceed 1, it multiplies the predicted pass")
 

@@ -156,7 +156,9 @@ class LeastKvScheduler:
             chosen = instance == k
             if chosen.any():
                 local = unit[chosen] - k * self._units_per_instance
-                commands.append(Dispatch(self._window_id, k, self._table.id[index[chosen]], local, None, 0, decision_ns))
+                commands.append(
+                    Dispatch(self._window_id, k, self._table.id[index[chosen]], local, None, 0, decision_ns)
+                )
                 self._window_id += 1
         return commands
 

@@ -8,7 +8,9 @@ from sbs_opt.models.checks import BoolArray, IntArray
 
 
 @njit(cache=True, nogil=True)
-def least_kv(kv_tokens: IntArray, active: BoolArray, units_per_instance: int, arriving: IntArray, out: IntArray) -> None:
+def least_kv(
+    kv_tokens: IntArray, active: BoolArray, units_per_instance: int, arriving: IntArray, out: IntArray
+) -> None:
     """Give each arriving request, in order, to the unit with the least booked KV; adds to `kv_tokens` as it goes."""
     for k in range(len(arriving)):
         best = -1

@@ -110,8 +110,7 @@ class ImmediateScheduler(PrefillScheduler):
         self._rule = rule
 
     def _accept(self, slots: Sequence[int]) -> Sequence[Command]:
-        active = np.array([belief.active for belief in self._book.instances])
-        if not active.any():
+        if not any(belief.active for belief in self._book.instances):
             ids = self._table.id[list(slots)]
             self._table.drop(slots)
             return [Reject(ids, "overload", None)]
@@ -119,7 +118,7 @@ class ImmediateScheduler(PrefillScheduler):
         chosen: dict[int, tuple[list[int], list[int]]] = {}
         for slot in slots:
             prompt = int(self._table.prompt[slot])
-            unit = self._rule.choose(self._book, active, prompt, self._now_ns)
+            unit = self._rule.choose(self._book, self._active, prompt, self._now_ns)
             self._book.push_one(slot, unit, prompt, self._expected_hit(slot, unit), self._now_ns + decision_ns)
             self._table.state[slot] = State.DISPATCHED
             instance, local = divmod(unit, self._units_per_instance)
@@ -128,8 +127,17 @@ class ImmediateScheduler(PrefillScheduler):
             sent[1].append(local)
         commands = []
         for instance, (sent_slots, units) in chosen.items():
-            commands.append(Dispatch(self._window_id, instance, self._table.id[sent_slots], np.array(units, np.int64),
-                                     None, 0, decision_ns))
+            commands.append(
+                Dispatch(
+                    self._window_id,
+                    instance,
+                    self._table.id[sent_slots],
+                    np.array(units, np.int64),
+                    None,
+                    0,
+                    decision_ns,
+                )
+            )
             self._window_id += 1
         return commands
 

@@ -60,8 +60,18 @@ class InstanceBelief:
         Moving means over the passes heard of: their length and the tokens they ran.
     """
 
-    __slots__ = ("active", "committed", "duration_ns", "expected_end_ns", "idle_since_ns", "launch_ns", "next_pass",
-                 "pending_ns", "running", "tokens")
+    __slots__ = (
+        "active",
+        "committed",
+        "duration_ns",
+        "expected_end_ns",
+        "idle_since_ns",
+        "launch_ns",
+        "next_pass",
+        "pending_ns",
+        "running",
+        "tokens",
+    )
 
     def __init__(self, mean_passes: int) -> None:
         self.active = True
@@ -142,7 +152,9 @@ class LoadBook:
                 else:
                     self._any_pending = True
 
-    def pass_ended(self, index: int, number: int, duration_ns: int, run: IntArray, queued: IntArray, end_ns: int) -> bool:
+    def pass_ended(
+        self, index: int, number: int, duration_ns: int, run: IntArray, queued: IntArray, end_ns: int
+    ) -> bool:
         """Take in the report of a pass that ended at `end_ns`; False when it is a duplicate or late."""
         belief = self.instances[index]
         if number < belief.next_pass:
@@ -198,7 +210,9 @@ class LoadBook:
         out = np.empty((4 * self.units_per_instance, 3), np.int64)
         kv = np.empty(self.units_per_instance, np.int64)
         first = index * self.units_per_instance
-        while (rows := kernels.pieces(self._slots, self.units, first, self.units_per_instance, self.budget, out, kv)) < 0:
+        while (
+            rows := kernels.pieces(self._slots, self.units, first, self.units_per_instance, self.budget, out, kv)
+        ) < 0:
             out = np.empty((2 * len(out), 3), np.int64)
         return out[:rows], kv
 

@@ -76,28 +76,52 @@ POLICIES: dict[str, PolicyInfo] = {
     "round_robin": PolicyInfo("prefill", False, RoundRobin, "a counter over all units", "nothing", "folklore"),
     "random": PolicyInfo("prefill", False, Random, "a uniform draw over all units", "nothing", "folklore"),
     "sglang.total_tokens": PolicyInfo(
-        "prefill", False, SglangTotalTokens, "least used KV + queued tokens, then requests",
-        "snapshot refreshed every ≥ 20 ms, prompt booked at dispatch", "SGLang 0.5.23, data_parallel_controller",
+        "prefill",
+        False,
+        SglangTotalTokens,
+        "least used KV + queued tokens, then requests",
+        "snapshot refreshed every ≥ 20 ms, prompt booked at dispatch",
+        "SGLang 0.5.23, data_parallel_controller",
     ),
     "phase_aware": PolicyInfo(
-        "prefill", False, PhaseAware, "instance that can start it soonest, then its least queued unit", "live",
+        "prefill",
+        False,
+        PhaseAware,
+        "instance that can start it soonest, then its least queued unit",
+        "live",
         "strongest immediate baseline of the design study",
     ),
     "central_greedy": PolicyInfo(
-        "prefill", True, None,
-        "late binding alone: whenever an instance is free, least loaded in arrival order", "live", "list scheduling, Graham 1966",
+        "prefill",
+        True,
+        None,
+        "late binding alone: whenever an instance is free, least loaded in arrival order",
+        "live",
+        "list scheduling, Graham 1966",
     ),
     "sbs": PolicyInfo(
-        "prefill", True, None,
-        "staggered interval, carried-over then longest first into the most room", "live", _SBS,
+        "prefill",
+        True,
+        None,
+        "staggered interval, carried-over then longest first into the most room",
+        "live",
+        _SBS,
     ),
     "sbs_auto": PolicyInfo(
-        "prefill", True, None,
-        "admit by age until the room is used, then longest processing time first, balancing time", "live",
+        "prefill",
+        True,
+        None,
+        "admit by age until the room is used, then longest processing time first, balancing time",
+        "live",
         "this project; LPT: Graham 1969",
     ),
     "least_kv": PolicyInfo(
-        "decode", False, None, "unit with the least booked KV", "booked", "common practice",
+        "decode",
+        False,
+        None,
+        "unit with the least booked KV",
+        "booked",
+        "common practice",
     ),
 }
 
@@ -112,7 +136,12 @@ def policy_info(name: str, phase: Phase) -> PolicyInfo:
 
 
 def build_scheduler(
-    phase: Phase, deployment: Deployment, cost_model: CostModel, config: SchedulerConfig, *, observe: Observer | None = None
+    phase: Phase,
+    deployment: Deployment,
+    cost_model: CostModel,
+    config: SchedulerConfig,
+    *,
+    observe: Observer | None = None,
 ) -> Scheduler:
     """Build the scheduler that `config.policy` names."""
     info = policy_info(config.policy, phase)

@@ -61,6 +61,7 @@ class PrefillScheduler:
         self._index: PrefixIndex | None = None
         if config.block_tokens:
             self._index = PrefixIndex(self._num_units, self._unit.kv_tokens // config.block_tokens)
+        self._active = np.ones(len(self._instances), np.bool_)
         self._largest_prompt = min(deployment.context_tokens, self._unit.kv_tokens)
         self._now_ns = 0
         self._window_id = 0
@@ -126,10 +127,10 @@ class PrefillScheduler:
 
     def _arrived(self, event: RequestsArrived) -> Sequence[Command]:
         batch = event.batch
-        too_large = batch.prompt_tokens > self._largest_prompt
-        accepted = []
-        for k in range(len(batch.id)):
-            if too_large[k]:
+        accepted, too_large = [], []
+        for k, prompt in enumerate(batch.prompt_tokens.tolist()):
+            if prompt > self._largest_prompt:
+                too_large.append(k)
                 continue
             slot = self._table.add(batch, k, self._now_ns)
             if slot is None:
@@ -137,7 +138,7 @@ class PrefillScheduler:
             else:
                 accepted.append(slot)
         commands = list(self._accept(accepted)) if accepted else []
-        if too_large.any():
+        if too_large:
             commands.append(Reject(batch.id[too_large], "too_large", None))
         return commands
 
@@ -179,23 +180,27 @@ class PrefillScheduler:
 
     def _instance_added(self, event: InstanceAdded) -> Sequence[Command]:
         if self._known(event.instance):
-            self._book.instances[event.instance].active = True
+            self._set_active(event.instance, True)
         return ()
 
     def _instance_draining(self, event: InstanceDraining) -> Sequence[Command]:
         if self._known(event.instance):
-            self._book.instances[event.instance].active = False
+            self._set_active(event.instance, False)
         return ()
 
     def _instance_lost(self, event: InstanceLost) -> Sequence[Command]:
         if not self._known(event.instance):
             return ()
-        self._book.instances[event.instance].active = False
+        self._set_active(event.instance, False)
         dispatched = np.flatnonzero(self._table.state == State.DISPATCHED).tolist()
         of_instance = [s for s in dispatched if self._book.unit_of(s) // self._units_per_instance == event.instance]
         commands = self._wait_again(of_instance)
         self._book.instance_lost(event.instance, self._now_ns)
         return commands
+
+    def _set_active(self, instance: int, active: bool) -> None:
+        self._book.instances[instance].active = active
+        self._active[instance] = active
 
     # -- shared steps ------------------------------------------------------------------------------------------
 
@@ -211,7 +216,9 @@ class PrefillScheduler:
         is_waiting = self._table.state[slots] == State.WAITING
         if not is_waiting.any():
             return [], slots
-        return [s for s, w in zip(slots, is_waiting, strict=True) if w], [s for s, w in zip(slots, is_waiting, strict=True) if not w]
+        return [s for s, w in zip(slots, is_waiting, strict=True) if w], [
+            s for s, w in zip(slots, is_waiting, strict=True) if not w
+        ]
 
     def _known(self, instance: int) -> bool:
         if 0 <= instance < len(self._instances):
@@ -222,7 +229,7 @@ class PrefillScheduler:
     def _usable_blocks(self, slot: int) -> IntArray:
         """Return the full prefix blocks that a request can reuse: at least its last token is always computed."""
         blocks = self._table.blocks[slot]
-        return blocks[: (int(self._table.prompt[slot]) - 1) // self.config.block_tokens]
+        return blocks[: max(0, int(self._table.prompt[slot]) - 1) // self.config.block_tokens]
 
     def _remember_blocks(self, slot: int, unit: int) -> None:
         """Believe that the unit will hold the blocks of a request sent to it."""

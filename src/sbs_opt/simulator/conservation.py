@@ -25,8 +25,11 @@ def check_conservation(run: Run, prefill: Scheduler, decode: Scheduler | None) -
     run_tokens = sum(int(p.tokens.sum()) for p in run.passes)
     _law("prompt tokens done = run + from cache", int(run.done_tokens.sum()), run_tokens + int(run.hit_tokens.sum()))
     prefilled = run.first_token_ns >= 0
-    _law("prompt tokens of prefilled requests = tokens done for them",
-         int(requests.prompt_tokens[prefilled].sum()), int(run.done_tokens[prefilled].sum()))
+    _law(
+        "prompt tokens of prefilled requests = tokens done for them",
+        int(requests.prompt_tokens[prefilled].sum()),
+        int(run.done_tokens[prefilled].sum()),
+    )
     early = (prefilled & (run.first_token_ns < requests.arrival_ns)).sum()
     _law("first tokens before arrival", int(early), 0)
     if run.decode is not None:

@@ -37,8 +37,8 @@ class DecodeEngine:
         self.steps = [0] * len(instances)
         self._has_work = [False] * len(instances)
         self.preemptions = 0
-        self.mean_unit_ns = 0.0
-        self.max_unit_ns = 0.0
+        self.unit_ns = 0
+        self.barrier_ns = 0
         self.step_ns = 0
         self.sequence_steps = 0
 
@@ -53,7 +53,13 @@ class DecodeEngine:
             return None
         first = instance * self._count
         total, preempted = kernels.admit(
-            self._work, self._units, self._running, first, self._count, self._limits.slots, self._limits.kv_tokens,
+            self._work,
+            self._units,
+            self._running,
+            first,
+            self._count,
+            self._limits.slots,
+            self._limits.kv_tokens,
             RESERVE_TOKENS,
         )
         self.preemptions += preempted
@@ -64,8 +70,8 @@ class DecodeEngine:
         kv, sequences = rows[:, kernels.KV], rows[:, kernels.COUNT]
         duration = self._cost.step_ns(kv, sequences)
         unit_ns = self._cost.unit_ns(kv, sequences)
-        self.mean_unit_ns += float(unit_ns.mean())
-        self.max_unit_ns += float(unit_ns.max())
+        self.unit_ns += int(unit_ns.sum())
+        self.barrier_ns += int(unit_ns.max()) * self._count
         self.step_ns += duration
         self.sequence_steps += total
         self.start_ns[instance] = now_ns

@@ -53,16 +53,26 @@ class Metrics:
     def row(self) -> dict[str, Any]:
         """Return the figures of a row of `compare --json`."""
         return {
-            "requests": self.requests, "answered": self.answered, "rejected": self.rejected, "unfinished": self.unfinished,
-            "rejected_reasons": self.rejected_reasons, "passes": self.passes, "steps": self.steps,
+            "requests": self.requests,
+            "answered": self.answered,
+            "rejected": self.rejected,
+            "unfinished": self.unfinished,
+            "rejected_reasons": self.rejected_reasons,
+            "passes": self.passes,
+            "steps": self.steps,
             "simulated_s": self.simulated_s,
-            "ttft_s": _summary(self.ttft_s, (50, 90, 99)), "tpot_s": _summary(self.tpot_s, (50, 99)),
+            "ttft_s": _summary(self.ttft_s, (50, 90, 99)),
+            "tpot_s": _summary(self.tpot_s, (50, 99)),
             "end_to_end_s": _summary(self.end_to_end_s, (50, 99)),
-            "tokens_per_s": self.tokens_per_s, "output_tokens_per_s": self.output_tokens_per_s,
+            "tokens_per_s": self.tokens_per_s,
+            "output_tokens_per_s": self.output_tokens_per_s,
             "chunk_utilisation": self.chunk_utilisation,
             "barrier_idle": {"prefill": self.barrier_idle_prefill, "decode": self.barrier_idle_decode},
-            "passes_all_active": self.passes_all_active, "cache_hit_share": self.cache_hit_share,
-            "holding_s_mean": self.holding_s_mean, "decision_s_mean": self.decision_s_mean, "preemptions": self.preemptions,
+            "passes_all_active": self.passes_all_active,
+            "cache_hit_share": self.cache_hit_share,
+            "holding_s_mean": self.holding_s_mean,
+            "decision_s_mean": self.decision_s_mean,
+            "preemptions": self.preemptions,
         }
 
 
@@ -99,7 +109,7 @@ def measure(run: Run, deployment: Deployment) -> Metrics:
         output_tokens_per_s=_share(int(requests.output_tokens[answered].sum()), simulated),
         chunk_utilisation=_share(float(tokens.sum()), tokens.size * prefill.unit.chunk_tokens),
         barrier_idle_prefill=1 - _share(float(unit_ns.mean(axis=1).sum()), float(unit_ns.max(axis=1).sum()), 1.0),
-        barrier_idle_decode=1 - _share(decode.mean_unit_ns, decode.max_unit_ns, 1.0) if decode else None,
+        barrier_idle_decode=1 - _share(decode.unit_ns, decode.barrier_ns, 1.0) if decode else None,
         passes_all_active=_share(float((tokens > 0).all(axis=1).sum()), len(run.passes)),
         cache_hit_share=_share(int(run.hit_tokens[answered].sum()), offered),
         holding_s_mean=_mean((run.dispatched_ns - requests.arrival_ns)[dispatched] * NS),

@@ -76,14 +76,31 @@ class PrefillEngine:
         sums = np.empty((3, self._count), np.int64)
         requests = self._requests
         finished = kernels.launch(
-            self._work, self._units, first, self._count, self._budget, self._kv_tokens, requests.block_tokens,
-            requests.block_offset, requests.block_id, *self._cache.state, sums, self._finishing,
+            self._work,
+            self._units,
+            first,
+            self._count,
+            self._budget,
+            self._kv_tokens,
+            requests.block_tokens,
+            requests.block_offset,
+            requests.block_id,
+            *self._cache.state,
+            sums,
+            self._finishing,
         )
         duration = self._cost.pass_ns(sums[0], sums[1], sums[2])
         number = self._next_number[instance]
         self._next_number[instance] += 1
-        started = Pass(instance, number, now_ns, duration, sums[1], self._cost.unit_ns(sums[0], sums[1], sums[2]),
-                       self._finishing[:finished].copy())
+        started = Pass(
+            instance,
+            number,
+            now_ns,
+            duration,
+            sums[1],
+            self._cost.unit_ns(sums[0], sums[1], sums[2]),
+            self._finishing[:finished].copy(),
+        )
         self.running[instance] = started
         return started
 
@@ -94,14 +111,21 @@ class PrefillEngine:
         self.running[instance] = None
         requests = self._requests
         if requests.block_tokens:
-            kernels.remember(self._work, ended.finished, requests.block_tokens, requests.block_offset, requests.block_id,
-                             *self._cache.state)
+            kernels.remember(
+                self._work,
+                ended.finished,
+                requests.block_tokens,
+                requests.block_offset,
+                requests.block_id,
+                *self._cache.state,
+            )
         first = instance * self._count
         return ended, self._units[first : first + self._count, kernels.QUEUED].copy()
 
     def hits(self, requests: IntArray) -> IntArray:
         """Return the prefix hit that each request was given when it started."""
-        return self._work[requests, kernels.HIT]
+        hits: IntArray = self._work[requests, kernels.HIT]
+        return hits
 
     @property
     def hit_tokens(self) -> IntArray:

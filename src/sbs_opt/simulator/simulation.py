@@ -112,6 +112,7 @@ class Simulation:
         self._effects: list[tuple[int, int, int, Dispatch]] = []
         self._prefill_ends = [NEVER] * len(deployment.of_phase("prefill"))
         self._decode_ends = [NEVER] * len(decoding)
+        self._changed: set[tuple[int, int]] = set()
         # A sequence that outgrows a unit's KV can never be decoded: it ends with its first token, as too large.
         limit = decoding[0].unit.kv_tokens if decoding else NEVER
         self._undecodable = requests.prompt_tokens + requests.output_tokens > limit
@@ -141,7 +142,7 @@ class Simulation:
         arrived, total = 0, len(self._requests)
         next_progress = 0
         while True:
-            now = min(arrival[arrived], min(self._prefill_ends), min(self._decode_ends, default=NEVER), self._next_timer())
+            now = min(arrival[arrived], self._next_timer(), *self._prefill_ends, *self._decode_ends)
             if self._messages:
                 now = min(now, self._messages[0][0])
             if self._effects:
@@ -168,21 +169,26 @@ class Simulation:
             while self._effects and self._effects[0][0] <= now:
                 _, _, phase, dispatch = heapq.heappop(self._effects)
                 self._engine(phase).push(dispatch.instance, dispatch.ids, dispatch.units)
-            self._launch(now)
+                self._changed.add((phase, dispatch.instance))
+            if self._changed:
+                self._launch(now)
         return self.run
 
     # -- the instant -------------------------------------------------------------------------------------------
 
     def _end_passes(self, now: int) -> None:
-        for instance, end in enumerate(self._prefill_ends):
-            if end == now:
-                self._end_prefill(instance, now)
-        for instance, end in enumerate(self._decode_ends):
-            if end == now:
-                self._end_decode(instance, now)
+        if now in self._prefill_ends:
+            for instance, end in enumerate(self._prefill_ends):
+                if end == now:
+                    self._end_prefill(instance, now)
+        if now in self._decode_ends:
+            for instance, end in enumerate(self._decode_ends):
+                if end == now:
+                    self._end_decode(instance, now)
 
     def _end_prefill(self, instance: int, now: int) -> None:
         self._prefill_ends[instance] = NEVER
+        self._changed.add((PREFILL, instance))
         ended, queued = self._prefill.end(instance)
         finished = ended.finished
         if len(finished):
@@ -207,6 +213,7 @@ class Simulation:
     def _end_decode(self, instance: int, now: int) -> None:
         assert self._decode is not None
         self._decode_ends[instance] = NEVER
+        self._changed.add((DECODE, instance))
         number, duration, finished, run, queued = self._decode.end(instance)
         if len(finished):
             self.run.finished_ns[finished] = now
@@ -214,16 +221,19 @@ class Simulation:
         self._post(DECODE, PassEnded(instance, number, duration, run, queued), now)
 
     def _launch(self, now: int) -> None:
-        for instance, end in enumerate(self._prefill_ends):
-            if end == NEVER:
+        """Launch on the instances that something has happened to, those of prefill first."""
+        for phase, instance in sorted(self._changed):
+            if phase == PREFILL:
                 started = self._prefill.launch(instance, now)
                 if started is not None:
                     self.run.passes.append(started)
                     self._prefill_ends[instance] = now + started.duration_ns
-        if self._decode is not None:
-            for instance, end in enumerate(self._decode_ends):
-                if end == NEVER:
-                    self._decode_ends[instance] = self._decode.launch(instance, now) or NEVER
+            else:
+                assert self._decode is not None
+                end = self._decode.launch(instance, now)
+                if end is not None:
+                    self._decode_ends[instance] = end
+        self._changed.clear()
 
     # -- schedulers --------------------------------------------------------------------------------------------
 
@@ -285,6 +295,9 @@ class Simulation:
             return RequestBatch(self._ids[start:stop], requests.prompt_tokens[start:stop])
         offset = requests.block_offset[start : stop + 1]
         return RequestBatch(
-            self._ids[start:stop], requests.prompt_tokens[start:stop], offset - offset[0],
-            requests.block_id[offset[0] : offset[-1]], session=requests.session[start:stop],
+            self._ids[start:stop],
+            requests.prompt_tokens[start:stop],
+            offset - offset[0],
+            requests.block_id[offset[0] : offset[-1]],
+            session=requests.session[start:stop],
         )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from typing import Any
 
 from sbs_opt.instances.offered import offered_decode_load, offered_load, scale_to_load
@@ -63,8 +66,14 @@ class Cell:
     def row(self) -> dict[str, Any]:
         """Return the row of `compare --json`."""
         return {
-            "policy": self.policy, "decode_policy": self.decode_policy, "solver": self.solver, "load": self.load,
-            "decode_load": self.decode_load, "asked_load": self.asked_load, "span_s": self.span_s, "seed": self.seed,
+            "policy": self.policy,
+            "decode_policy": self.decode_policy,
+            "solver": self.solver,
+            "load": self.load,
+            "decode_load": self.decode_load,
+            "asked_load": self.asked_load,
+            "span_s": self.span_s,
+            "seed": self.seed,
             **self.metrics.row(),
         }
 
@@ -109,6 +118,7 @@ def compare(
     seed: int = 0,
     full: bool = False,
     notes: Sequence[str] = (),
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Study:
     """Simulate every policy at every load on the same requests.
@@ -125,6 +135,9 @@ def compare(
         Of the superposition and of the policies that draw.
     full
         Take the whole span rather than the least that gives `LEAST_PASSES` passes under every policy.
+    workers
+        Processes that simulate policies side by side; the result does not depend on it. With more than one, call from
+        under ``if __name__ == "__main__"``: the processes import the caller's main module.
     progress
         Called with the share done and a label.
 
@@ -141,19 +154,25 @@ def compare(
     said = list(notes)
     cells: list[Cell] = []
     asked: Sequence[float | None] = loads or (None,)
-    for k, load in enumerate(asked):
-        scaled = requests if load is None else scale_to_load(requests, load, cost_model, deployment, seed=seed)
-        if load is not None:
-            said.append(f"load {load:g}: {len(requests):,} requests scaled to {len(scaled):,} over the same span by superposition")
-        at_load = _AtLoad(scaled, deployment, cost_model, policies, decode_policy, load, seed)
+    with ExitStack() as stack:
+        pool: Executor | None = None
+        if workers > 1:
+            # Spawned, not forked: the caller may have threads. What compiling there is, the pilot runs do first.
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+        for k, load in enumerate(asked):
+            scaled = requests if load is None else scale_to_load(requests, load, cost_model, deployment, seed=seed)
+            if load is not None:
+                count = f"{len(requests):,} requests scaled to {len(scaled):,}"
+                said.append(f"load {load:g}: {count} over the same span by superposition")
+            at_load = _AtLoad(scaled, deployment, cost_model, policies, decode_policy, load, seed)
 
-        def advance(share: float, label: str, start: float = k / len(asked), of: int = len(asked)) -> None:
-            if progress is not None:
-                progress(start + share / of, label)
+            def advance(share: float, label: str, start: float = k / len(asked), of: int = len(asked)) -> None:
+                if progress is not None:
+                    progress(start + share / of, label)
 
-        runs, note = at_load.run_all(full=full, progress=advance)
-        cells += runs
-        said.append(note)
+            runs, note = at_load.run_all(full=full, progress=advance, pool=pool)
+            cells += runs
+            said.append(note)
     return Study(trace, deployment, tuple(cells), tuple(said), seed, SchedulerConfig().notification_ns)
 
 
@@ -169,28 +188,24 @@ class _AtLoad:
     asked_load: float | None
     seed: int
 
-    def run_all(self, *, full: bool, progress: Progress) -> tuple[list[Cell], str]:
+    def run_all(self, *, full: bool, progress: Progress, pool: Executor | None) -> tuple[list[Cell], str]:
         """Return a cell per policy and a sentence on the span."""
         whole = self.requests.span_ns
         span = whole if full else self._least_span(progress)
         while True:
             part = self.requests if span >= whole else cut(self.requests, span)
-            cells = []
-            for k, policy in enumerate(self.policies):
-                label = f"{policy} at load {self.asked_load:g}" if self.asked_load is not None else policy
-
-                def advance(share: float, k: int = k, label: str = label) -> None:
-                    progress((k + share) / len(self.policies), label)
-
-                cells.append(self._cell(part, policy, advance))
+            cells = self._cells(part, progress, pool)
             fewest = min(cell.metrics.passes for cell in cells)
             if fewest >= LEAST_PASSES or span >= whole:
                 break
             span = min(whole, int(span * max(1.1, 1.05 * LEAST_PASSES / fewest)))
-        name = f"load {self.asked_load:g}" if self.asked_load is not None else "as captured"
+        name = self._name()
         taken = "the whole span" if span >= whole else f"the first {span / 1e9:.0f} s of {whole / 1e9:.0f} s"
         short = "" if fewest >= LEAST_PASSES else f"; fewer than {LEAST_PASSES:,} passes, so read differences with care"
         return cells, f"{name}: {taken}, {len(part):,} requests, at least {fewest:,} passes per policy{short}"
+
+    def _name(self) -> str:
+        return "as captured" if self.asked_load is None else f"load {self.asked_load:g}"
 
     def _least_span(self, progress: Progress) -> int:
         """Estimate, from short runs of every policy, the span that gives enough passes under each of them."""
@@ -198,21 +213,45 @@ class _AtLoad:
         span = max(whole // 64, 1)
         while True:
             part = cut(self.requests, span)
-            progress(0.0, "pilot")
+            progress(0.0, f"{self._name()}: how long a span gives {LEAST_PASSES:,} passes")
             fewest = min(len(self._run(part, policy, None).passes) for policy in self.policies)
             if fewest >= _PILOT_PASSES or span >= whole:
                 return min(whole, int(span * 1.1 * LEAST_PASSES / max(1, fewest)))
             span = min(whole, 2 * span)
 
+    def _cells(self, part: Requests, progress: Progress, pool: Executor | None) -> list[Cell]:
+        count = len(self.policies)
+        alone = replace(self, requests=part)
+        if pool is None:
+            cells = []
+            for k, policy in enumerate(self.policies):
+
+                def advance(share: float, k: int = k, policy: str = policy) -> None:
+                    progress((k + share) / count, f"{self._name()}: {policy}")
+
+                cells.append(alone.cell(policy, advance))
+            return cells
+        running = {pool.submit(alone.cell, policy): policy for policy in self.policies}
+        for done, future in enumerate(as_completed(running), start=1):
+            future.result()
+            progress(done / count, f"{self._name()}: {running[future]}")
+        return [future.result() for future in running]
+
     def _run(self, requests: Requests, policy: str, progress: Callable[[int], None] | None) -> Run:
         return simulate(
-            requests, self.deployment, self.cost_model, SchedulerConfig(policy=policy, seed=self.seed),
-            SchedulerConfig(policy=self.decode_policy, seed=self.seed), progress=progress,
+            requests,
+            self.deployment,
+            self.cost_model,
+            SchedulerConfig(policy=policy, seed=self.seed),
+            SchedulerConfig(policy=self.decode_policy, seed=self.seed),
+            progress=progress,
         )
 
-    def _cell(self, requests: Requests, policy: str, progress: Callable[[float], None]) -> Cell:
+    def cell(self, policy: str, progress: Callable[[float], None] | None = None) -> Cell:
+        """Return one policy's figures on all of `requests`."""
+        requests = self.requests
         total = len(requests)
-        run = self._run(requests, policy, lambda arrived: progress(arrived / total))
+        run = self._run(requests, policy, None if progress is None else lambda arrived: progress(arrived / total))
         late = LATE_BINDING.get(policy)
         has_decode = bool(self.deployment.of_phase("decode"))
         middle = len(run.passes) // 2

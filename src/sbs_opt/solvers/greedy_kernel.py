@@ -189,5 +189,3 @@ def longest_first_heap(order: IntArray, size: IntArray, load: IntArray) -> IntAr
             hole, child = child, 2 * child + 1
         heap[hole], key[hole] = top, total
     return unit
-
-

@@ -24,7 +24,9 @@ def small_deployment(
     slots: int = 64,
 ) -> Deployment:
     """Return a deployment of equal instances; budgets are unlimited unless given."""
-    prefill = [Instance(f"p{k}", "prefill", units, Unit(kv_tokens, chunk_tokens=chunk_tokens)) for k in range(instances)]
+    prefill = [
+        Instance(f"p{k}", "prefill", units, Unit(kv_tokens, chunk_tokens=chunk_tokens)) for k in range(instances)
+    ]
     decode = [
         Instance(f"d{k}", "decode", decode_units, Unit(decode_kv_tokens, slots=slots)) for k in range(decode_instances)
     ]

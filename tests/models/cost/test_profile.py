@@ -88,7 +88,7 @@ def test_missing_constant_is_named(tmp_path: Path) -> None:
 def test_section_that_is_no_table_is_named(tmp_path: Path) -> None:
     text = (resources.files("sbs_opt.models") / "profiles" / "h800.hardware.toml").read_text("utf-8")
     file = tmp_path / "mine.toml"
-    file.write_text('gemm = 3\n' + text.split("[gemm]")[0])
+    file.write_text("gemm = 3\n" + text.split("[gemm]")[0])
     with pytest.raises(InputError, match="gemm: expected a table"):
         load_hardware(str(file))
 

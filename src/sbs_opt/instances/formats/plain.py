@@ -190,8 +190,13 @@ def _records(requests: Requests, notes: Iterable[str]) -> Iterable[dict[str, Any
     ids = requests.block_id.tolist()
     offset = requests.block_offset.tolist()
     columns = zip(
-        requests.arrival_ns.tolist(), requests.prompt_tokens.tolist(), requests.output_tokens.tolist(),
-        requests.session.tolist(), offset[:-1], offset[1:], strict=True,
+        requests.arrival_ns.tolist(),
+        requests.prompt_tokens.tolist(),
+        requests.output_tokens.tolist(),
+        requests.session.tolist(),
+        offset[:-1],
+        offset[1:],
+        strict=True,
     )
     for time, prompt, output, session, start, end in columns:
         record: dict[str, Any] = {"arrival_ns": time, "prompt_tokens": prompt, "output_tokens": output}

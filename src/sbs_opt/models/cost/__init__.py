@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sbs_opt.models.cost.decode import DecodeCost
 from sbs_opt.models.cost.prefill import LayerTimes, PrefillCost, request_work
-from sbs_opt.models.cost.protocols import DecodeTiming, PrefillTiming
 from sbs_opt.models.cost.profile import list_profiles, load_hardware, load_model, load_source
+from sbs_opt.models.cost.protocols import DecodeTiming, PrefillTiming
 from sbs_opt.models.errors import InputError
 
 __all__ = [

@@ -226,7 +226,7 @@ def _parse(kind: str, name: str) -> dict[str, Any]:
         raise InputError(f"{kind} profile {name}: not TOML: {error}") from error
     for key in ("name", "about", "date"):
         if not isinstance(table.get(key), str):
-            raise InputError(f"{kind} profile {name}: needs {key} = \"…\" at its top")
+            raise InputError(f'{kind} profile {name}: needs {key} = "…" at its top')
     return table
 
 

@@ -57,6 +57,8 @@ class LateBindingTwin(TwinPrefillScheduler):
                 times.append(max(opens, self._held_until_ns()))
             elif belief.running:
                 times.append(self._watchdog_ns(belief))
+            elif belief.pending_ns is not None:
+                times.append(belief.pending_ns + 1)
         return max(min(times), self.now_ns) if times else None
 
     def _opens_ns(self, belief: Belief) -> int | None:
