@@ -63,6 +63,7 @@ def test_bad_traces(run: Run, fleet: Path, tmp_path: Path, command: str, name: s
         (["--load", "0"], ["--load", "'0'", "above 0"]),
         (["--load", "0.3,-0.7"], ["--load", "'-0.7'"]),
         (["--load", "nan"], ["--load", "'nan'"]),
+        (["--load", "inf"], ["--load", "'inf'"]),
         (["--load", "0.3,0.30"], ["--load", "twice"]),
         (["--seed", "-1"], ["--seed", "'-1'"]),
         (["--format", "parquet"], ["trace.csv", "'parquet'", "known formats", "sbs-csv"]),

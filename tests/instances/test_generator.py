@@ -90,7 +90,16 @@ def test_sessions_share_only_system_prompts() -> None:
 
 
 def test_lengths_and_rate_are_those_asked_for() -> None:
-    config = GeneratorConfig(requests=20_000, turns_mean=1, system_prompts=0, burst_ratio=1, rate_per_s=5)
+    config = GeneratorConfig(
+        requests=20_000,
+        turns_mean=1,
+        system_prompts=0,
+        burst_ratio=1,
+        rate_per_s=5,
+        user_tokens_median=800,
+        user_tokens_sigma=1.2,
+        longest_tokens=60_000,
+    )
     requests = generate(config, seed=0)
     logs = np.log(requests.prompt_tokens[requests.prompt_tokens < config.longest_tokens])
     assert np.median(requests.prompt_tokens) == pytest.approx(800, rel=0.03)

@@ -179,9 +179,9 @@ class Window:
         above = savings.value > self.demand[savings.item]
         if above.any():
             k, r = (int(x) for x in np.argwhere(above)[0])
+            item = int(savings.item[k])
             raise InputError(
-                f"savings.value[{k}, {r}] = {savings.value[k, r]}: exceeds the demand {self.demand[savings.item[k], r]} "
-                f"of item {savings.item[k]}"
+                f"savings.value[{k}, {r}] = {savings.value[k, r]}: exceeds the demand {self.demand[item, r]} of item {item}"
             )
         return savings
 
