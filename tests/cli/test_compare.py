@@ -36,7 +36,7 @@ def test_default_is_all_prefill_policies_at_three_loads(run: Run, fleet: Path, t
     assert done.status == 0, done.err
     rows = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["rows"]
     prefill = [name for name, info in POLICIES.items() if info.phase == "prefill"]
-    assert [(row["asked_load"], row["policy"]) for row in rows] == [(x, p) for x in (0.3, 0.7, 0.85) for p in prefill]
+    assert [(row["asked_load"], row["policy"]) for row in rows] == [(x, p) for x in (0.3, 0.5, 0.7) for p in prefill]
 
 
 def test_json_on_standard_output_stands_alone(run: Run, fleet: Path, trace: Path) -> None:

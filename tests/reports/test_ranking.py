@@ -56,6 +56,8 @@ def test_sentence_gives_the_figures_of_best_and_reference(study: Study) -> None:
         "Waiting for the slowest unit takes 25.0 % of its units' time between barriers, against 50.0 % under "
         "phase_aware."
     )
+    hits = summary((with_metrics(slow, cache_hit_share=0.125), with_metrics(best, cache_hit_share=0.5)))
+    assert hits.endswith("under phase_aware; it finds 50.0 % of the prompt tokens in prefix caches, against 12.5 %.")
     assert "Next is sbs" in summary((with_metrics(slow, ttft_s=np.full(9, 0.1)), best, template["random"]))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from sbs_opt.cli.arguments import add_json, add_seed, add_trace, loads, names
 
-_LOADS = [0.3, 0.7, 0.85]
+_LOADS = [0.3, 0.5, 0.7]
 
 
 def add_to(commands: Any) -> None:
@@ -20,7 +21,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--policies", type=names, metavar="A,B,C", help="prefill policies (default: all of them)")
     parser.add_argument("--decode-policy", default="least_kv", metavar="P", help="decode policy (default least_kv)")
     parser.add_argument("--load", type=loads, default=_LOADS, metavar="X[,Y…]",
-                        help="prefill loads, reached by superposition (default 0.3,0.7,0.85)")
+                        help="prefill loads, reached by superposition (default 0.3,0.5,0.7)")
     parser.add_argument("--full", action="store_true",
                         help="simulate the whole span, not only the least that gives 2,000 passes")
     parser.add_argument("--out", default="report.html", metavar="PATH", help="the report (default report.html)")
@@ -49,7 +50,8 @@ def run(given: argparse.Namespace) -> None:
             trace.requests, deployment, cost_model, trace=trace.name,
             policies=given.policies or [name for name, info in POLICIES.items() if info.phase == "prefill"],
             decode_policy=given.decode_policy, loads=given.load, seed=given.seed, full=given.full,
-            notes=(*trace.notes, *too_long_notes(trace.requests, deployment)), progress=progress,
+            notes=(*trace.notes, *too_long_notes(trace.requests, deployment)),
+            workers=os.cpu_count() or 1, progress=progress,
         )
     write_text(given.out, html_report(study))
     write_json(given.json, compare_json(study))

@@ -50,15 +50,15 @@ class GeneratorConfig:
     """
 
     requests: int = 4_000
-    rate_per_s: float = 2.5
+    rate_per_s: float = 1.6
     burst_ratio: float = 4.0
     burst_share: float = 0.2
     burst_s: float = 10.0
-    user_tokens_median: float = 500.0
-    user_tokens_sigma: float = 1.0
+    user_tokens_median: float = 1_200.0
+    user_tokens_sigma: float = 0.9
     output_tokens_median: float = 180.0
     output_tokens_sigma: float = 0.9
-    longest_tokens: int = 24_000
+    longest_tokens: int = 16_000
     turns_mean: float = 2.0
     think_s: float = 30.0
     system_prompts: int = 4

@@ -55,7 +55,11 @@ def _barrier(best: Cell, reference: Cell | None) -> str:
     said = f"Waiting for the slowest unit takes {idle} of its units' time between barriers"
     if reference is None:
         return f"{said}."
-    return f"{said}, against {percent(reference.metrics.barrier_idle_prefill)} under {reference.policy}."
+    ours, theirs = best.metrics.cache_hit_share, reference.metrics.cache_hit_share
+    # Hits leave less to run, so passes are shorter and idle more: without them the idle shares would mislead.
+    hits = f"; it finds {percent(ours)} of the prompt tokens in prefix caches, against {percent(theirs)}"
+    idle = percent(reference.metrics.barrier_idle_prefill)
+    return f"{said}, against {idle} under {reference.policy}{hits if ours or theirs else ''}."
 
 
 def _nothing_to_rank(cells: Sequence[Cell]) -> str:

@@ -136,7 +136,8 @@ class BatchScheduler(PrefillScheduler):
         """Place waiting requests on an instance for its next pass; None when nothing fits."""
         waiting = np.array(self._waiting, np.int64)
         waiting = waiting[np.argsort(self._table.priority[waiting], kind="stable")]
-        hits = self._hits(waiting, instance)
+        believed = self._hits(waiting, instance)
+        hits = believed if self._decisions.cache else np.zeros_like(believed)
         pieces, kv = self._book.queued_pieces(instance)
         uncached = self._table.prompt[waiting] - hits.max(axis=1)
         admitted = self._admit(
@@ -146,14 +147,15 @@ class BatchScheduler(PrefillScheduler):
             self._room(pieces),
             self._units_per_instance,
         )
-        slots, hits = waiting[admitted], hits[admitted]
-        window = self._window(slots, hits, pieces, kv)
+        slots = waiting[admitted]
+        window = self._window(slots, hits[admitted], pieces, kv)
         unit, steps = place(window, self._decisions.solver)
         placement = Placement(unit)
         if self._observe is not None:
             self._observe(window, placement)
         items, units = dispatch_of(window, placement)
-        return self._send(instance, slots[items], units, hits[items, units], steps)
+        # Booked is what the engine will run, also where placement does not look: else the pass would end unexpectedly.
+        return self._send(instance, slots[items], units, believed[admitted[items], units], steps)
 
     def _room(self, pieces: IntArray) -> int:
         """Return the tokens that may still start on an instance whose queues hold `pieces` for the next pass."""
@@ -180,7 +182,7 @@ class BatchScheduler(PrefillScheduler):
 
     def _hits(self, waiting: IntArray, instance: int) -> IntArray:
         """Return int64[n, units], the believed prefix hit in tokens of each waiting request on each unit."""
-        if self._index is None or not self._decisions.cache:
+        if self._index is None:
             return np.zeros((len(waiting), self._units_per_instance), np.int64)
         chains = [self._usable_blocks(slot) for slot in waiting.tolist()]
         first = instance * self._units_per_instance

@@ -82,7 +82,8 @@ def measure(run: Run, deployment: Deployment) -> Metrics:
     answered = run.finished_ns >= 0
     middle = middle_of(requests.arrival_ns) & answered
     ttft = np.sort((run.first_token_ns - requests.arrival_ns)[middle] * NS)
-    later = middle & (requests.output_tokens > 1)
+    # Without decode instances there are no later tokens, so no time per output token either.
+    later = middle & (requests.output_tokens > 1) & (run.decode is not None)
     tpot = np.sort((run.finished_ns - run.first_token_ns)[later] * NS / (requests.output_tokens[later] - 1))
     end_to_end = np.sort((run.finished_ns - requests.arrival_ns)[middle] * NS)
     simulated = (run.end_ns - int(requests.arrival_ns[0])) * NS

@@ -163,7 +163,8 @@ def compare(
             scaled = requests if load is None else scale_to_load(requests, load, cost_model, deployment, seed=seed)
             if load is not None:
                 count = f"{len(requests):,} requests scaled to {len(scaled):,}"
-                said.append(f"load {load:g}: {count} over the same span by superposition")
+                how = "superposition" if len(scaled) >= len(requests) else "thinning"
+                said.append(f"load {load:g}: {count} over the same span by {how}")
             at_load = _AtLoad(scaled, deployment, cost_model, policies, decode_policy, load, seed)
 
             def advance(share: float, label: str, start: float = k / len(asked), of: int = len(asked)) -> None:

@@ -149,7 +149,9 @@ def _shares(study: Study) -> str:
             figures.append(_figure(chart, f"{name}: {meaning}"))
     lead = (
         "A pass lasts as long as its slowest unit, so units that finish their part early stand idle. High chunk "
-        "utilisation with low barrier idle means that the passes are full and level."
+        "utilisation with low barrier idle means that the passes are full and level. Neither is a goal in itself: who "
+        "finds more in the prefix caches, or launches shorter passes, runs fewer tokens per pass and may idle more, "
+        "yet answer sooner."
     )
     return _section("Work and waiting", escape(lead), _div("".join(figures), "stack"), "shares")
 

@@ -1,4 +1,4 @@
-"""The twin simulator: docs/simulator.md once more, slowly and in plain Python, to check `sbs_opt.simulator` against."""
+"""The twin simulator: the laws of docs/simulator.md in plain Python, slow, to check `sbs_opt.simulator` against."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a prefill scheduler believes of the engines: the load book of docs/simulator.md, as lists of bookings."""
+"""What a prefill scheduler believes of the engines: the load book as lists of bookings (laws 28–35)."""
 
 from __future__ import annotations
 

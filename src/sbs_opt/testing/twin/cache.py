@@ -1,4 +1,4 @@
-"""The prefix blocks that one unit holds, least recently used first out."""
+"""The prefix blocks that one unit holds, least recently used first out (law 18)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost model asked in lists: the only place of the twin that touches an array."""
+"""The cost model asked in lists: the only place of the twin that touches an array (law 19)."""
 
 from __future__ import annotations
 

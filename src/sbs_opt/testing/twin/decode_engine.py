@@ -1,4 +1,4 @@
-"""A decode instance: continuous batching in steps behind a barrier, with slots, KV growth and preemption."""
+"""A decode instance: continuous batching, with slots, KV growth and preemption, behind a barrier (laws 23–27)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decode placement: the unit with the least booked KV, at once."""
+"""Decode placement: the unit with the least booked KV, at once (law 53)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Late binding: requests wait centrally; timing, admission and placement decide when, which and where."""
+"""Late binding: requests wait centrally; timing, admission, placement say when, which, where (laws 35, 42–52)."""
 
 from __future__ import annotations
 
@@ -106,7 +106,19 @@ class LateBindingTwin(TwinPrefillScheduler):
         queued = self.book.next_pieces(instance)
         kv = [sum(b.request.prompt for b in bookings if b.remaining > 0) for bookings in belief.units]
         room = sum(max(0, self.limits.chunk_tokens - sum(piece.new for piece in pieces)) for pieces in queued)
-        admitted, hits = self._admit(instance, room)
+        first = instance * self.per_instance
+        caches = self.believed_caches[first : first + self.per_instance]
+        believed = {
+            r.id: [cache.leading_run(r.usable_blocks) * r.block_tokens for cache in caches] for r in self._waiting
+        }
+        seen = believed if self._decisions.cache else {request.id: [0] * self.per_instance for request in self._waiting}
+        admitted = self._admit({request.id: request.prompt - max(seen[request.id]) for request in self._waiting}, room)
+        hits = {
+            (item, unit): hit
+            for item, request in enumerate(admitted)
+            for unit, hit in enumerate(seen[request.id])
+            if hit > 0
+        }
         limit = self.settings.hold_limit_windows
         tier = [limit - min(self._windows[request.id], limit) for request in admitted]
         prompts = [request.prompt for request in admitted]
@@ -121,39 +133,24 @@ class LateBindingTwin(TwinPrefillScheduler):
         decision_ns = self.settings.decision_base_ns + self.settings.decision_step_ns * steps
         for item in order:
             request, chosen = admitted[item], unit[item]
-            hit = hits.get((item, chosen), 0)
-            self.book.push(instance, chosen, request, hit, self.now_ns + decision_ns)
-            self.believed_caches[instance * self.per_instance + chosen].touch(request.full_blocks)
+            self.book.push(instance, chosen, request, believed[request.id][chosen], self.now_ns + decision_ns)
+            caches[chosen].touch(request.full_blocks)
         sent = tuple((admitted[item], unit[item]) for item in order)
         gone = {request.id for request, _ in sent}
         self._waiting = [request for request in self._waiting if request.id not in gone]
         self._last_dispatch_ns = self.now_ns
         return Sent(instance, sent, decision_ns)
 
-    def _admit(self, instance: int, room: int) -> tuple[list[Offered], dict[tuple[int, int], int]]:
-        """Return the admitted requests in the order of the window, and the hits[item, unit] believed of them."""
-        first = instance * self.per_instance
-        caches = self.believed_caches[first : first + self.per_instance] if self._decisions.cache else []
-        hits_of = {
-            r.id: [cache.leading_run(r.usable_blocks) * r.block_tokens for cache in caches] for r in self._waiting
-        }
-        uncached = {r.id: r.prompt - max(hits_of[r.id], default=0) for r in self._waiting}
+    def _admit(self, uncached: dict[int, int], room: int) -> list[Offered]:
+        """Return the admitted requests in the order of the window."""
         tokens = {request: min(amount, self.limits.chunk_tokens) for request, amount in uncached.items()}
         if self._decisions.admission == "by_age":
-            admitted = self._until_used_up(tokens, max(room, 1))
-        else:
-            order = list(self._waiting)
-            if self._decisions.admission == "all":
-                carried = [r for r in order if self._windows[r.id] > 0]
-                order = carried + sorted((r for r in order if self._windows[r.id] == 0), key=lambda r: -uncached[r.id])
-            admitted = self._while_any_can_fit(order, tokens, room)
-        hits = {
-            (item, unit): hit
-            for item, request in enumerate(admitted)
-            for unit, hit in enumerate(hits_of[request.id])
-            if hit > 0
-        }
-        return admitted, hits
+            return self._until_used_up(tokens, max(room, 1))
+        if self._decisions.admission == "in_order":
+            return self._while_any_can_fit(self._waiting, tokens, room)
+        carried = [request for request in self._waiting if self._windows[request.id] > 0]
+        new = [request for request in self._waiting if self._windows[request.id] == 0]
+        return self._while_any_can_fit(carried + sorted(new, key=lambda r: -uncached[r.id]), tokens, room)
 
     def _until_used_up(self, tokens: dict[int, int], room: int) -> list[Offered]:
         admitted, used = [], 0

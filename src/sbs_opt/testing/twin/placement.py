@@ -1,4 +1,4 @@
-"""The window of one prefill pass and its greedy placement, in lists."""
+"""The window of one prefill pass and its greedy placement, in lists (laws 49–52)."""
 
 from __future__ import annotations
 

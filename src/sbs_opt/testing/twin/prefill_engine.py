@@ -1,4 +1,4 @@
-"""A prefill instance: chunked prefill with debt, a prefix cache per unit, passes behind a barrier (laws 10–19)."""
+"""A prefill instance: chunked prefill with debt, a prefix cache per unit, passes behind a barrier (laws 10–20)."""
 
 from __future__ import annotations
 

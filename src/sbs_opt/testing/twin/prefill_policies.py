@@ -1,4 +1,4 @@
-"""What the prefill schedulers share, and the immediate policies: a unit is chosen the moment a request arrives."""
+"""What prefill schedulers share, and the immediate policies: a unit is chosen at arrival (laws 22, 36–41)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The twin's clock: the order of events at one instant, as docs/simulator.md numbers it."""
+"""The twin's clock: the order of events at one instant and what is told when (laws 1–9, 21)."""
 
 from __future__ import annotations
 
@@ -157,9 +157,7 @@ class Twin:
             self.run.first_token_ns |= {request.id: now for request in finished}
             self._notify(lambda at: self._scheduler.answered(finished, at), now)
             self._hand_over(finished, now)
-        self._notify(
-            lambda at: self._scheduler.pass_ended(instance, ended.duration_ns, ended.tokens, queued, at), now
-        )
+        self._notify(lambda at: self._scheduler.pass_ended(instance, ended.duration_ns, ended.tokens, queued, at), now)
 
     def _hand_over(self, prefilled: list[Offered], now: int) -> None:
         """Send on to decode what has more than its first token to come and can ever fit there."""
