@@ -86,5 +86,9 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("trace", metavar="TRACE", help="a trace file, or sample for the bundled generated one")
     parser.add_argument("--format", metavar="F", help="format of the trace (default: known by its fields)")
-    parser.add_argument("--deployment", default=DEFAULT_DEPLOYMENT, metavar="NAME|FILE",
-                        help=f"a bundled deployment or a .toml file (default {DEFAULT_DEPLOYMENT})")
+    parser.add_argument(
+        "--deployment",
+        default=DEFAULT_DEPLOYMENT,
+        metavar="NAME|FILE",
+        help=f"a bundled deployment or a .toml file (default {DEFAULT_DEPLOYMENT})",
+    )

@@ -14,16 +14,23 @@ _LOADS = [0.3, 0.5, 0.7]
 def add_to(commands: Any) -> None:
     """Add the command to a parser."""
     parser = commands.add_parser(
-        "compare", help="compare policies on a trace: a table, a report",
+        "compare",
+        help="compare policies on a trace: a table, a report",
         description="Simulate every policy on the same requests and compare the times to the first token.",
     )
     add_trace(parser)
     parser.add_argument("--policies", type=names, metavar="A,B,C", help="prefill policies (default: all of them)")
     parser.add_argument("--decode-policy", default="least_kv", metavar="P", help="decode policy (default least_kv)")
-    parser.add_argument("--load", type=loads, default=_LOADS, metavar="X[,Y…]",
-                        help="prefill loads, reached by superposition (default 0.3,0.5,0.7)")
-    parser.add_argument("--full", action="store_true",
-                        help="simulate the whole span, not only the least that gives 2,000 passes")
+    parser.add_argument(
+        "--load",
+        type=loads,
+        default=_LOADS,
+        metavar="X[,Y…]",
+        help="prefill loads, reached by superposition (default 0.3,0.5,0.7)",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="simulate the whole span, not only the least that gives 2,000 passes"
+    )
     parser.add_argument("--out", default="report.html", metavar="PATH", help="the report (default report.html)")
     add_json(parser)
     add_seed(parser)
@@ -47,11 +54,18 @@ def run(given: argparse.Namespace) -> None:
     trace = read_trace(given.trace, format=given.format, seed=given.seed)
     with progress_bar() as progress:
         study = compare(
-            trace.requests, deployment, cost_model, trace=trace.name,
+            trace.requests,
+            deployment,
+            cost_model,
+            trace=trace.name,
             policies=given.policies or [name for name, info in POLICIES.items() if info.phase == "prefill"],
-            decode_policy=given.decode_policy, loads=given.load, seed=given.seed, full=given.full,
+            decode_policy=given.decode_policy,
+            loads=given.load,
+            seed=given.seed,
+            full=given.full,
             notes=(*trace.notes, *too_long_notes(trace.requests, deployment)),
-            workers=os.cpu_count() or 1, progress=progress,
+            workers=os.cpu_count() or 1,
+            progress=progress,
         )
     write_text(given.out, html_report(study))
     write_json(given.json, compare_json(study))

@@ -18,7 +18,8 @@ _SHORT_TEXT, _SHORT_COLUMNS = 20, 42
 def add_to(commands: Any) -> None:
     """Add the command to a parser."""
     parser = commands.add_parser(
-        "list", help="list solvers, policies, profiles, deployments or formats",
+        "list",
+        help="list solvers, policies, profiles, deployments or formats",
         description="List what other commands take by name.",
     )
     parser.add_argument("kind", choices=KINDS, metavar="|".join(KINDS), help="what to list")
@@ -73,15 +74,26 @@ def _shown(value: Any) -> str:
 def _solvers() -> list[Row]:
     from sbs_opt.solvers.registry import list_solvers
 
-    return [{"name": s.name, "reference": s.reference, "capabilities": sorted(s.capabilities), "extra": s.extra}
-            for s in list_solvers()]
+    return [
+        {"name": s.name, "reference": s.reference, "capabilities": sorted(s.capabilities), "extra": s.extra}
+        for s in list_solvers()
+    ]
 
 
 def _policies() -> list[Row]:
     from sbs_opt.scheduler.policies import POLICIES
 
-    return [{"name": name, "phase": p.phase, "late_binding": p.late_binding, "summary": p.summary, "sees": p.sees,
-             "reference": p.reference} for name, p in POLICIES.items()]
+    return [
+        {
+            "name": name,
+            "phase": p.phase,
+            "late_binding": p.late_binding,
+            "summary": p.summary,
+            "sees": p.sees,
+            "reference": p.reference,
+        }
+        for name, p in POLICIES.items()
+    ]
 
 
 def _profiles() -> list[Row]:
@@ -104,8 +116,15 @@ def _deployments() -> list[Row]:
         deployment = load_deployment(name)
         phases = ((phase, deployment.of_phase(phase)) for phase in ("prefill", "decode"))
         fleet = [f"{len(found)} × {found[0].num_units} units {phase}" for phase, found in phases if found]
-        rows.append({"name": name, "fleet": fleet, "model": deployment.model, "hardware": deployment.hardware,
-                     "context_tokens": deployment.context_tokens})
+        rows.append(
+            {
+                "name": name,
+                "fleet": fleet,
+                "model": deployment.model,
+                "hardware": deployment.hardware,
+                "context_tokens": deployment.context_tokens,
+            }
+        )
     return rows
 
 
@@ -116,6 +135,10 @@ def _formats() -> list[Row]:
 
 
 KINDS: dict[str, Callable[[], list[Row]]] = {
-    "solvers": _solvers, "policies": _policies, "profiles": _profiles, "deployments": _deployments, "formats": _formats,
+    "solvers": _solvers,
+    "policies": _policies,
+    "profiles": _profiles,
+    "deployments": _deployments,
+    "formats": _formats,
 }
 """What can be listed, and where its rows come from."""

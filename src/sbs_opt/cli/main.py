@@ -52,8 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog=_PROGRAM, allow_abbrev=False,
-                    description="Which waiting LLM request goes to which data-parallel attention unit, and when.")
+    parser = Parser(
+        prog=_PROGRAM,
+        allow_abbrev=False,
+        description="Which waiting LLM request goes to which data-parallel attention unit, and when.",
+    )
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
     for command in (compare, windows, solve, list):

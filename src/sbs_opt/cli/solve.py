@@ -11,15 +11,22 @@ from sbs_opt.cli.arguments import add_json, add_seed, milliseconds
 def add_to(commands: Any) -> None:
     """Add the command to a parser."""
     parser = commands.add_parser(
-        "solve", help="solve scheduling windows and say how good the answers are",
+        "solve",
+        help="solve scheduling windows and say how good the answers are",
         description="Solve every window of a file; each answer is verified and comes with a lower bound.",
     )
     parser.add_argument("windows", metavar="WINDOWS", help="a window file, plain, gzip or zstd")
     parser.add_argument("--solver", default="auto", metavar="NAME", help="see sbs-opt list solvers (default auto)")
-    parser.add_argument("--budget-ms", type=milliseconds, dest="budget_s", metavar="B",
-                        help="wall time per window (default: the solver's own)")
-    parser.add_argument("--explain", action="store_true",
-                        help="say of each window what binds and where the bound is from")
+    parser.add_argument(
+        "--budget-ms",
+        type=milliseconds,
+        dest="budget_s",
+        metavar="B",
+        help="wall time per window (default: the solver's own)",
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="say of each window what binds and where the bound is from"
+    )
     add_json(parser)
     add_seed(parser)
     parser.set_defaults(run=run)

@@ -28,15 +28,22 @@ class _EnoughError(Exception):
 def add_to(commands: Any) -> None:
     """Add the command to a parser."""
     parser = commands.add_parser(
-        "windows", help="write the scheduling windows met while simulating a trace",
+        "windows",
+        help="write the scheduling windows met while simulating a trace",
         description="Simulate a trace under a late-binding policy and write every window that it places.",
     )
     add_trace(parser)
-    parser.add_argument("-o", "--out", required=True, metavar="FILE",
-                        help="the window file (.jsonl; .gz or .zst is compressed)")
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="FILE", help="the window file (.jsonl; .gz or .zst is compressed)"
+    )
     parser.add_argument("--policy", default="sbs_auto", metavar="P", help="late-binding policy (default sbs_auto)")
-    parser.add_argument("--load", type=load, default=_LOAD, metavar="X",
-                        help=f"prefill load, reached by superposition (default {_LOAD})")
+    parser.add_argument(
+        "--load",
+        type=load,
+        default=_LOAD,
+        metavar="X",
+        help=f"prefill load, reached by superposition (default {_LOAD})",
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="stop after so many windows")
     add_json(parser)
     add_seed(parser)
@@ -68,8 +75,19 @@ def run(given: argparse.Namespace) -> None:
     with writing(given.out):
         write_windows(given.out, (window for window, _ in met))
     rows = [window_row(k, window, placement) for k, (window, placement) in enumerate(met)]
-    write_json(given.json, envelope("windows", given.seed, rows, trace=trace.name, deployment=deployment.name,
-                                    policy=given.policy, load=given.load, notes=list(trace.notes)))
+    write_json(
+        given.json,
+        envelope(
+            "windows",
+            given.seed,
+            rows,
+            trace=trace.name,
+            deployment=deployment.name,
+            policy=given.policy,
+            load=given.load,
+            notes=list(trace.notes),
+        ),
+    )
     items = [window.num_items for window, _ in met]
     console(given.json).print(
         f"{given.out}: {len(met):,} windows, {sum(items):,} items, at most {max(items, default=0):,} in one; "
@@ -78,7 +96,11 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _windows_met(
-    requests: Requests, deployment: Deployment, cost_model: CostModel, config: SchedulerConfig, limit: int | None,
+    requests: Requests,
+    deployment: Deployment,
+    cost_model: CostModel,
+    config: SchedulerConfig,
+    limit: int | None,
     progress: Callable[[float, str], None],
 ) -> list[tuple[Window, Placement]]:
     from sbs_opt.simulator.replay import simulate

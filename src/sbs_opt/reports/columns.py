@@ -36,36 +36,89 @@ class Column:
 
 
 LATENCY: tuple[Column, ...] = (
-    Column(("TTFT mean", "s"), "mean time from arrival to the first token",
-           lambda c, _: mean_ttft(c), numbers.significant, ranked=True),
-    Column(("p50", "s"), "half of the requests wait no longer for their first token",
-           lambda c, _: quantile(c.metrics.ttft_s, 50), numbers.significant, ranked=True),
-    Column(("p99", "s"), "99 % of the requests wait no longer for their first token",
-           lambda c, _: quantile(c.metrics.ttft_s, 99), numbers.significant, ranked=True),
-    Column(("ratio", "mean"), "mean TTFT as a ratio to the reference policy, at equal answered requests only",
-           lambda c, reference: ratio_to(reference, c), numbers.significant),
-    Column(("TPOT mean", "ms"), "mean time per output token after the first",
-           lambda c, _: mean(c.metrics.tpot_s), numbers.milliseconds, ranked=True),
-    Column(("p99", "ms"), "99 % of the requests take no longer per output token",
-           lambda c, _: quantile(c.metrics.tpot_s, 99), numbers.milliseconds, ranked=True),
-    Column(("held", "ms"), "mean time from arrival to the dispatch; it is part of the TTFT",
-           lambda c, _: c.metrics.holding_s_mean, numbers.milliseconds),
+    Column(
+        ("TTFT mean", "s"),
+        "mean time from arrival to the first token",
+        lambda c, _: mean_ttft(c),
+        numbers.significant,
+        ranked=True,
+    ),
+    Column(
+        ("p50", "s"),
+        "half of the requests wait no longer for their first token",
+        lambda c, _: quantile(c.metrics.ttft_s, 50),
+        numbers.significant,
+        ranked=True,
+    ),
+    Column(
+        ("p99", "s"),
+        "99 % of the requests wait no longer for their first token",
+        lambda c, _: quantile(c.metrics.ttft_s, 99),
+        numbers.significant,
+        ranked=True,
+    ),
+    Column(
+        ("ratio", "mean"),
+        "mean TTFT as a ratio to the reference policy, at equal answered requests only",
+        lambda c, reference: ratio_to(reference, c),
+        numbers.significant,
+    ),
+    Column(
+        ("TPOT mean", "ms"),
+        "mean time per output token after the first",
+        lambda c, _: mean(c.metrics.tpot_s),
+        numbers.milliseconds,
+        ranked=True,
+    ),
+    Column(
+        ("p99", "ms"),
+        "99 % of the requests take no longer per output token",
+        lambda c, _: quantile(c.metrics.tpot_s, 99),
+        numbers.milliseconds,
+        ranked=True,
+    ),
+    Column(
+        ("held", "ms"),
+        "mean time from arrival to the dispatch; it is part of the TTFT",
+        lambda c, _: c.metrics.holding_s_mean,
+        numbers.milliseconds,
+    ),
 )
 
 WORK: tuple[Column, ...] = (
-    Column(("chunk", "used %"), "chunk utilisation: tokens run over the token budget of all passes",
-           lambda c, _: c.metrics.chunk_utilisation, numbers.percentage),
-    Column(("prefill", "idle %"), "barrier idle: share of prefill compute time that units wait for the slowest one",
-           lambda c, _: c.metrics.barrier_idle_prefill, numbers.percentage),
-    Column(("decode", "idle %"), "barrier idle of the decode steps",
-           lambda c, _: c.metrics.barrier_idle_decode, numbers.percentage),
-    Column(("cache", "hits %"), "prompt tokens found in a prefix cache, of those of all answered requests",
-           lambda c, _: c.metrics.cache_hit_share, numbers.percentage),
+    Column(
+        ("chunk", "used %"),
+        "chunk utilisation: tokens run over the token budget of all passes",
+        lambda c, _: c.metrics.chunk_utilisation,
+        numbers.percentage,
+    ),
+    Column(
+        ("prefill", "idle %"),
+        "barrier idle: share of prefill compute time that units wait for the slowest one",
+        lambda c, _: c.metrics.barrier_idle_prefill,
+        numbers.percentage,
+    ),
+    Column(
+        ("decode", "idle %"),
+        "barrier idle of the decode steps",
+        lambda c, _: c.metrics.barrier_idle_decode,
+        numbers.percentage,
+    ),
+    Column(
+        ("cache", "hits %"),
+        "prompt tokens found in a prefix cache, of those of all answered requests",
+        lambda c, _: c.metrics.cache_hit_share,
+        numbers.percentage,
+    ),
     Column(("", "passes"), "prefill passes of all instances", lambda c, _: c.metrics.passes, numbers.count),
     Column(("", "answered"), "requests answered in full", lambda c, _: c.metrics.answered, numbers.count),
     Column(("re-", "jected"), "requests turned away", lambda c, _: c.metrics.rejected, numbers.count),
-    Column(("unfin-", "ished"), "requests neither answered nor turned away",
-           lambda c, _: c.metrics.unfinished, numbers.count),
+    Column(
+        ("unfin-", "ished"),
+        "requests neither answered nor turned away",
+        lambda c, _: c.metrics.unfinished,
+        numbers.count,
+    ),
 )
 
 

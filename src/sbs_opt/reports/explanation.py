@@ -37,8 +37,11 @@ def explain(window: Window, result: Result) -> dict[str, Any]:
     order = result.placement.dispatch_order(window)
     units = [
         {
-            "unit": u, "group": int(window.group[u]), "items": order[unit[order] == u].tolist(),
-            "before": window.load[u].tolist(), "after": after[u].tolist(),
+            "unit": u,
+            "group": int(window.group[u]),
+            "items": order[unit[order] == u].tolist(),
+            "before": window.load[u].tolist(),
+            "after": after[u].tolist(),
             "at_limit": [r for r in range(window.num_resources) if UNLIMITED > window.limit[u, r] <= after[u, r]],
         }
         for u in range(window.num_units)

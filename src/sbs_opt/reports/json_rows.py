@@ -13,7 +13,11 @@ from sbs_opt.simulator.study import Study
 def envelope(command: str, seed: int | None, rows: Sequence[Mapping[str, Any]], **context: Any) -> dict[str, Any]:
     """Return the object that every command's `--json` writes; `context` stands between the seed and the rows."""
     return {
-        "schema": f"sbs-opt/{command}/1", "command": command, "version": __version__, "seed": seed, **context,
+        "schema": f"sbs-opt/{command}/1",
+        "command": command,
+        "version": __version__,
+        "seed": seed,
+        **context,
         "rows": list(rows),
     }
 
@@ -21,8 +25,12 @@ def envelope(command: str, seed: int | None, rows: Sequence[Mapping[str, Any]], 
 def compare_json(study: Study) -> dict[str, Any]:
     """Return the JSON object of a comparison, one row per policy and load; no clock, so it can be compared bytewise."""
     return envelope(
-        "compare", study.seed, [cell.row() for cell in study.cells],
-        trace=study.trace, deployment=study.deployment.name, notes=list(study.notes),
+        "compare",
+        study.seed,
+        [cell.row() for cell in study.cells],
+        trace=study.trace,
+        deployment=study.deployment.name,
+        notes=list(study.notes),
         notification_ns=study.notification_ns,
     )
 

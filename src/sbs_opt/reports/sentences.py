@@ -17,8 +17,11 @@ def summary(cells: Sequence[Cell]) -> str:
     if best is None:
         return f"{where}: {_nothing_to_rank(cells)}"
     all_of = best.metrics.answered == best.metrics.requests
-    answered = f"all {count(best.metrics.requests)} requests" if all_of else (
-        f"{count(best.metrics.answered)} of {count(best.metrics.requests)} requests")
+    answered = (
+        f"all {count(best.metrics.requests)} requests"
+        if all_of
+        else (f"{count(best.metrics.answered)} of {count(best.metrics.requests)} requests")
+    )
     said = f"{where}: of the policies that answered {answered}, {best.policy} gives the first token soonest"
     if best is reference:
         return f"{said}: {_times(best)}. {_runner_up(cells, best)} {_barrier(best, None)}"

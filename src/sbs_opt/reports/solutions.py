@@ -23,17 +23,30 @@ def solution_row(index: int, result: Result) -> dict[str, Any]:
     """Return the row of `solve --json`; all but `wall_s` is the same for the same window, seed and budget in steps."""
     objective = result.objective
     return {
-        "window": index, "solver": result.stats.solver, "status": result.status, "left_out": list(objective.left_out),
-        "bottleneck": objective.bottleneck, "bound": result.bound, "gap": result.gap, "saved": objective.saved,
-        "spread": objective.spread, "wall_s": result.stats.wall_s, "steps": result.stats.steps, "limit": result.limit,
+        "window": index,
+        "solver": result.stats.solver,
+        "status": result.status,
+        "left_out": list(objective.left_out),
+        "bottleneck": objective.bottleneck,
+        "bound": result.bound,
+        "gap": result.gap,
+        "saved": objective.saved,
+        "spread": objective.spread,
+        "wall_s": result.stats.wall_s,
+        "steps": result.stats.steps,
+        "limit": result.limit,
     }
 
 
 def window_row(index: int, window: Window, placement: Placement) -> dict[str, Any]:
     """Return the row of `windows --json`: the size of a window and what the policy placed of it."""
     return {
-        "window": index, "items": window.num_items, "units": window.num_units, "resources": window.num_resources,
-        "savings": len(window.savings) if window.savings is not None else 0, "placed": int((placement.unit >= 0).sum()),
+        "window": index,
+        "items": window.num_items,
+        "units": window.num_units,
+        "resources": window.num_resources,
+        "savings": len(window.savings) if window.savings is not None else 0,
+        "placed": int((placement.unit >= 0).sum()),
     }
 
 
@@ -50,8 +63,16 @@ def solution_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[RenderableTyp
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows[:_SHOWN_ROWS]:
         status = row["status"] + (f", {row['limit']} limit" if row["limit"] else "")
-        table.add_row(str(row["window"]), row["solver"], status, count(sum(row["left_out"])), count(row["bottleneck"]),
-                      count(row["bound"]), percent(row["gap"]), milliseconds(row["wall_s"]))
+        table.add_row(
+            str(row["window"]),
+            row["solver"],
+            status,
+            count(sum(row["left_out"])),
+            count(row["bottleneck"]),
+            count(row["bound"]),
+            percent(row["gap"]),
+            milliseconds(row["wall_s"]),
+        )
     yield table
     if len(rows) > _SHOWN_ROWS:
         yield f"… and {count(len(rows) - _SHOWN_ROWS)} more windows; --json has all of them"

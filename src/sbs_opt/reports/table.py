@@ -89,7 +89,9 @@ def _table(cells: Sequence[Cell], columns: Sequence[Column]) -> Table:
     by_column = [texts(column, cells) for column in columns]
     leader = best_of(cells)
     for k, cell in enumerate(cells):
-        row = [Text(shown + "*" * best + " " * (column.ranked and not best), style="bold green" if best else "")
-               for column, (shown, best) in zip(columns, (one[k] for one in by_column), strict=True)]
+        row = [
+            Text(shown + "*" * best + " " * (column.ranked and not best), style="bold green" if best else "")
+            for column, (shown, best) in zip(columns, (one[k] for one in by_column), strict=True)
+        ]
         table.add_row(Text(cell.policy, style="bold" if cell is leader else ""), *row)
     return table

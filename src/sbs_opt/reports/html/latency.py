@@ -48,9 +48,14 @@ def distribution_chart(study: Study, cells: Sequence[Cell]) -> str | None:
 
 def sweep_charts(study: Study) -> list[str]:
     """Return mean and p99 TTFT against the offered load."""
-    return [chart for name, value in (
-        ("Mean TTFT", mean_ttft), ("p99 TTFT", lambda cell: quantile(cell.metrics.ttft_s, 99)),
-    ) if (chart := _sweep(study, name, value)) is not None]
+    return [
+        chart
+        for name, value in (
+            ("Mean TTFT", mean_ttft),
+            ("p99 TTFT", lambda cell: quantile(cell.metrics.ttft_s, 99)),
+        )
+        if (chart := _sweep(study, name, value)) is not None
+    ]
 
 
 def _sweep(study: Study, name: str, value: Callable[[Cell], float | None]) -> str | None:

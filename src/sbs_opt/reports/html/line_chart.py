@@ -84,8 +84,14 @@ def _line_of(one: Series, x: Scale, y: Scale, end: float, at: float) -> str:
     ]
     if one.marked:
         parts += [
-            element("circle", element("title", escape(f"{one.name}, {value:g}: {duration(seconds)}")),
-                    cx=a, cy=b, r=3.5, class_="dot")
+            element(
+                "circle",
+                element("title", escape(f"{one.name}, {value:g}: {duration(seconds)}")),
+                cx=a,
+                cy=b,
+                r=3.5,
+                class_="dot",
+            )
             for (a, b), (value, seconds) in zip(points, one.points, strict=True)
         ]
     title = element("title", escape(f"{one.name}: {duration(last)} at the right end"))

@@ -33,10 +33,18 @@ def html_report(study: Study) -> str:
         The same text for the same study: it holds no date.
     """
     title = f"{study.trace} on {study.deployment.name}"
-    body = "".join((
-        _header(study, title), _in_short(study), _sweep(study), _distributions(study), _shares(study),
-        passes_section(study), _tables(study), _notes(study),
-    ))
+    body = "".join(
+        (
+            _header(study, title),
+            _in_short(study),
+            _sweep(study),
+            _distributions(study),
+            _shares(study),
+            passes_section(study),
+            _tables(study),
+            _notes(study),
+        )
+    )
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
@@ -63,14 +71,18 @@ def _header(study: Study, title: str) -> str:
     cell = study.cells[0]
     fleet = "; ".join(
         f"{len(instances)} × {instances[0].num_units} units {phase}"
-        for phase in ("prefill", "decode") if (instances := study.deployment.of_phase(phase))
+        for phase in ("prefill", "decode")
+        if (instances := study.deployment.of_phase(phase))
     )
     facts = (
-        ("Trace", study.trace), ("Deployment", study.deployment.name), ("Fleet", fleet),
+        ("Trace", study.trace),
+        ("Deployment", study.deployment.name),
+        ("Fleet", fleet),
         ("Model, hardware", f"{study.deployment.model}, {study.deployment.hardware}"),
         ("Loads", ", ".join(load_name(load).removeprefix("load ") for load in study.loads())),
         ("Decode policy", cell.decode_policy),
-        ("Seed", str(study.seed)), ("Notification latency", f"{study.notification_ns / 1e6:g} ms"),
+        ("Seed", str(study.seed)),
+        ("Notification latency", f"{study.notification_ns / 1e6:g} ms"),
         ("Written by", f"sbs-opt {__version__}"),
     )
     listed = "".join(element("div", element("dt", escape(k)) + element("dd", escape(v))) for k, v in facts)
@@ -91,7 +103,7 @@ def _with_swatches(study: Study, sentence: str) -> str:
     for k, word in enumerate(words):
         name = word.rstrip(",.;:")
         if name in policies:
-            words[k] = _policy(policies, name) + word[len(name):]
+            words[k] = _policy(policies, name) + word[len(name) :]
     return " ".join(words)
 
 
@@ -127,8 +139,11 @@ def _sweep(study: Study) -> str:
 
 
 def _distributions(study: Study) -> str:
-    figures = [_figure(chart, load_name(load).capitalize()) for load in study.loads()
-               if (chart := distribution_chart(study, study.at(load))) is not None]
+    figures = [
+        _figure(chart, load_name(load).capitalize())
+        for load in study.loads()
+        if (chart := distribution_chart(study, study.at(load))) is not None
+    ]
     lead = (
         "How long which share of the requests waits: at p99, one request in a hundred waits longer than the line says. "
         "Each further nine of the percentile takes the same width, so that the tail can be seen. Lower is better."

@@ -57,8 +57,10 @@ def passes_chart(cell: Cell, instances: Sequence[Instance], span: Span) -> str:
     block = row * units
     bottom = _TOP + len(instances) * (block + _BETWEEN) - _BETWEEN
     x = Scale(span.start, span.end, _LEFT, _WIDTH - 6)
-    parts = [element("rect", x=_LEFT, y=_top_of(k, block), width=_WIDTH - 6 - _LEFT, height=block, class_="free")
-             for k in range(len(instances))]
+    parts = [
+        element("rect", x=_LEFT, y=_top_of(k, block), width=_WIDTH - 6 - _LEFT, height=block, class_="free")
+        for k in range(len(instances))
+    ]
     seen = [p for p in cell.shown_passes if p.start_ns < span.end and p.start_ns + p.duration_ns > span.start]
     parts += [_one_pass(p, x, _top_of(p.instance, block), row, span) for p in seen]
     for k, instance in enumerate(instances):
@@ -77,6 +79,7 @@ def _top_of(instance: int, block: float) -> float:
 
 def _one_pass(one: Pass, x: Scale, top: float, row: float, span: Span) -> str:
     """Return one pass: each unit's own time, the bubble behind it, then the time common to all units."""
+
     def at(ns: float) -> float:
         return x(min(max(ns, span.start), span.end))
 
@@ -85,7 +88,8 @@ def _one_pass(one: Pass, x: Scale, top: float, row: float, span: Span) -> str:
     height = row * len(one.unit_ns)
     fill = "".join(
         f"M{number(left)} {number(top + row * (u + 0.5))}h{number(at(one.start_ns + own) - left)}"
-        for u, own in enumerate(one.unit_ns.tolist()) if at(one.start_ns + own) - left >= 0.05
+        for u, own in enumerate(one.unit_ns.tolist())
+        if at(one.start_ns + own) - left >= 0.05
     )
     said = (
         f"pass {one.number}: {duration(one.duration_ns / 1e9)}, of which "

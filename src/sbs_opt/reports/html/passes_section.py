@@ -48,8 +48,9 @@ def _block(study: Study, cells: Sequence[Cell]) -> str:
     length = min(span.end - span.start for span in spans.values())
     shown = [cell for cell in cells if cell.policy in spans]
     left, right = _pair(shown)
-    figures = "".join(_figure(study, cell, Span(spans[cell.policy].start, spans[cell.policy].start + length))
-                      for cell in shown)
+    figures = "".join(
+        _figure(study, cell, Span(spans[cell.policy].start, spans[cell.policy].start + length)) for cell in shown
+    )
     choices = "".join(
         element("label", f"{side} " + _select([cell.policy for cell in shown], chosen.policy))
         for side, chosen in (("Left", left), ("Right", right))
@@ -68,8 +69,10 @@ def _pair(cells: Sequence[Cell]) -> tuple[Cell, Cell]:
 
 
 def _select(policies: Sequence[str], chosen: str) -> str:
-    options = "".join(element("option", escape(name), value=name, selected="selected" if name == chosen else None)
-                      for name in policies)
+    options = "".join(
+        element("option", escape(name), value=name, selected="selected" if name == chosen else None)
+        for name in policies
+    )
     return element("select", options)
 
 

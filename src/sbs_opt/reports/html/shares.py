@@ -13,10 +13,16 @@ from sbs_opt.simulator.study import Cell, Study
 _WIDTH, _ROW, _HEAD, _FOOT, _NAMES, _BETWEEN, _VALUE = 1140.0, 20.0, 30.0, 22.0, 150.0, 26.0, 52.0
 
 SHARES: tuple[tuple[str, str, Callable[[Cell], float | None]], ...] = (
-    ("Chunk utilisation", "tokens run, of the token budget of all prefill passes",
-     lambda cell: cell.metrics.chunk_utilisation),
-    ("Barrier idle in prefill", "share of the compute time between barriers that units wait for the slowest one",
-     lambda cell: cell.metrics.barrier_idle_prefill),
+    (
+        "Chunk utilisation",
+        "tokens run, of the token budget of all prefill passes",
+        lambda cell: cell.metrics.chunk_utilisation,
+    ),
+    (
+        "Barrier idle in prefill",
+        "share of the compute time between barriers that units wait for the slowest one",
+        lambda cell: cell.metrics.barrier_idle_prefill,
+    ),
     ("Barrier idle in decode", "the same in decode steps", lambda cell: cell.metrics.barrier_idle_decode),
 )
 
@@ -30,8 +36,10 @@ def shares_chart(study: Study, name: str, value: Callable[[Cell], float | None])
     panel = (_WIDTH - _NAMES - _BETWEEN * (len(loads) - 1)) / len(loads)
     height = _HEAD + _ROW * len(policies) + _FOOT
     top = next(t for t in (0.1, 0.2, 0.5, 1.0, max(1.0, *known)) if max(known) <= t)
-    parts = [text(_NAMES - 10, _HEAD + _ROW * (k + 0.5) + 4, policy, text_anchor="end", class_="label")
-             for k, policy in enumerate(policies)]
+    parts = [
+        text(_NAMES - 10, _HEAD + _ROW * (k + 0.5) + 4, policy, text_anchor="end", class_="label")
+        for k, policy in enumerate(policies)
+    ]
     for k, load in enumerate(loads):
         left = _NAMES + k * (panel + _BETWEEN)
         parts.append(_panel(study.at(load), policies, value, left, panel - _VALUE, top))
@@ -43,8 +51,12 @@ def shares_chart(study: Study, name: str, value: Callable[[Cell], float | None])
 
 
 def _panel(
-    cells: Sequence[Cell], policies: Sequence[str], value: Callable[[Cell], float | None],
-    left: float, width: float, top: float,
+    cells: Sequence[Cell],
+    policies: Sequence[str],
+    value: Callable[[Cell], float | None],
+    left: float,
+    width: float,
+    top: float,
 ) -> str:
     bottom = _HEAD + _ROW * len(policies)
     parts = [text(left, 16, load_name(cells[0].asked_load), class_="panel-name")]

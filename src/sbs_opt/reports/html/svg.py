@@ -47,8 +47,12 @@ def picture(width: float, height: float, name: str, description: str, content: s
     """Return a whole SVG picture with its name and description for those who do not see it."""
     head = element("title", escape(name)) + element("desc", escape(description))
     return element(
-        "svg", head + content, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {number(width)} {number(height)}",
-        role="img", aria_label=f"{name}. {description}",
+        "svg",
+        head + content,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {number(width)} {number(height)}",
+        role="img",
+        aria_label=f"{name}. {description}",
     )
 
 
