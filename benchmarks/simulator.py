@@ -39,8 +39,8 @@ def main() -> None:
         steps = sum(run.decode.steps) if run.decode else 0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
-            f"{policy}: {len(requests):,} requests, {len(run.passes):,} passes, {steps:,} decode steps in {spent:.2f} s: "
-            f"{len(requests) / spent:,.0f} requests/s; peak memory of the process {peak:,.0f} MiB"
+            f"{policy}: {len(requests):,} requests, {len(run.passes):,} passes, {steps:,} decode steps "
+            f"in {spent:.2f} s: {len(requests) / spent:,.0f} requests/s; peak memory of the process {peak:,.0f} MiB"
         )
 
 

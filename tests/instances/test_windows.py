@@ -61,20 +61,20 @@ def test_write_then_read_gives_the_same_windows(
 
 def test_suffix_decides_the_compression(tmp_path: Path) -> None:
     for name, magic in (("w", b"{"), ("w.gz", b"\x1f\x8b"), ("w.zst", b"\x28\xb5\x2f\xfd")):
-        write_windows(tmp_path / name, [Window(demand=[[1]], load=[[0]])])  # type: ignore[arg-type]
+        write_windows(tmp_path / name, [Window(demand=[[1]], load=[[0]])])
         assert (tmp_path / name).read_bytes().startswith(magic)
 
 
 def test_defaults_are_left_out_and_unlimited_is_null() -> None:
-    small = Window(demand=[[5], [3]], load=[[0], [1]])  # type: ignore[arg-type]
+    small = Window(demand=[[5], [3]], load=[[0], [1]])
     assert window_record(small) == {"schema": "sbs-opt/window/1", "demand": [[5], [3]], "load": [[0], [1]]}
-    capped = Window(demand=[[5]], load=[[0], [1]], limit=[[UNLIMITED], [7]])  # type: ignore[arg-type]
+    capped = Window(demand=[[5]], load=[[0], [1]], limit=[[UNLIMITED], [7]])
     assert window_record(capped)["limit"] == [[None], [7]]
 
 
 def test_old_file_survives_windows_that_raise(tmp_path: Path) -> None:
     def failing() -> Iterator[Window]:
-        yield Window(demand=[[1]], load=[[0]])  # type: ignore[arg-type]
+        yield Window(demand=[[1]], load=[[0]])
         raise RuntimeError
 
     path = tmp_path / "w"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +27,12 @@ PASS = 1_000
 PREFILL = [name for name, info in POLICIES.items() if info.phase == "prefill"]
 
 
-def config(policy: str = "round_robin", **settings: int) -> SchedulerConfig:
+def config(policy: str = "round_robin", **settings: Any) -> SchedulerConfig:
     quick = SchedulerConfig(policy=policy, notification_ns=0, lead_ns=0, decision_base_ns=0, decision_step_ns=0)
-    return replace(quick, **settings)  # type: ignore[arg-type]
+    return replace(quick, **settings)
 
 
-def run(requests: Requests, fleet: Deployment, *, token_ns: int = 0, **settings: int) -> Run:
+def run(requests: Requests, fleet: Deployment, *, token_ns: int = 0, **settings: Any) -> Run:
     cost = linear_cost_model(LinearPrefill(PASS, token_ns), LinearDecode(100, kv_ns=0, batch_ns=0))
     return simulate(requests, fleet, cost, config(**settings), config("least_kv"))
 

@@ -65,6 +65,9 @@ def _converted(field: str, value: Any) -> IntArray:
     if raw.dtype.kind not in "iufb":
         raise InputError(f"{field}: holds {raw.dtype} where integers are expected")
     if raw.dtype.kind == "f":
+        if not isinstance(value, np.ndarray) and (np.abs(raw) >= 2.0**53).any():
+            # In a list of ints and floats NumPy has rounded the ints already: look at the originals.
+            return _converted_objects(field, np.array(value, dtype=object))
         bad = ~np.isfinite(raw) | (raw != np.floor(raw)) | (np.abs(raw) >= 2.0**63)
         if bad.any():
             raise InputError(f"{_first(field, bad, raw)}: must be a whole number that fits 64 bits; round it first")
@@ -78,9 +81,11 @@ def _converted(field: str, value: Any) -> IntArray:
 def _converted_objects(field: str, raw: npt.NDArray[Any]) -> IntArray:
     out = np.empty(raw.shape, dtype=np.int64)
     for index in np.ndindex(raw.shape):
-        entry = raw[index]
+        entry: object = raw[index]
         where = f"{field}[{', '.join(map(str, index))}]"
-        if isinstance(entry, float) and entry.is_integer():
+        if isinstance(entry, float):
+            if not (entry.is_integer() and abs(entry) < 2.0**63):
+                raise InputError(f"{where} = {entry!r}: must be a whole number that fits 64 bits; round it first")
             entry = int(entry)
         if isinstance(entry, bool) or not isinstance(entry, int | np.integer):
             raise InputError(f"{where} = {entry!r}: must be an integer")

@@ -96,7 +96,7 @@ class Deployment:
             raise InputError(f"deployment {self.name}: has no prefill instance")
         for phase in ("prefill", "decode"):
             # One block of unit state per phase keeps the hot path in plain arrays.
-            if len({(i.num_units, i.unit) for i in self.of_phase(phase)}) > 1:  # type: ignore[arg-type]
+            if len({(i.num_units, i.unit) for i in self.of_phase(phase)}) > 1:
                 raise InputError(f"deployment {self.name}: the {phase} instances differ; they must be equal")
         if self.context_tokens < 1:
             raise InputError(f"deployment {self.name}: context_tokens = {self.context_tokens}, must be at least 1")

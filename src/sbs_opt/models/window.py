@@ -181,7 +181,8 @@ class Window:
             k, r = (int(x) for x in np.argwhere(above)[0])
             item = int(savings.item[k])
             raise InputError(
-                f"savings.value[{k}, {r}] = {savings.value[k, r]}: exceeds the demand {self.demand[item, r]} of item {item}"
+                f"savings.value[{k}, {r}] = {savings.value[k, r]}: "
+                f"exceeds the demand {self.demand[item, r]} of item {item}"
             )
         return savings
 

@@ -85,9 +85,9 @@ class _Attempt(NamedTuple):
     left_out: tuple[int, ...]
     bottleneck: int
     saved: int
-    spread: float
+    spread: int
 
-    def rank(self) -> tuple[tuple[int, ...], int, int, float]:
+    def rank(self) -> tuple[tuple[int, ...], int, int, int]:
         return self.left_out, self.bottleneck, -self.saved, self.spread
 
 
@@ -95,7 +95,9 @@ def _attempt(window: Window, columns: Columns, order: IntArray) -> _Attempt:
     unit, load, peak, saved = greedy(columns, order, LEAST_INCREASE)
     out = window.tier[unit < 0]
     left_out = tuple(int((out == tier).sum()) for tier in window.tiers) if len(out) else (0,) * len(window.tiers)
-    spread = float((load.astype(np.float64) ** 2 @ columns.weight).sum())
+    # Exact integers: a tie between attempts must not hang on the order of a floating-point sum.
+    weights = window.spread_weight.tolist()
+    spread = sum(w * sum(x * x for x in column) for w, column in zip(weights, load.T.tolist(), strict=True) if w)
     return _Attempt(unit, left_out, int((peak @ columns.price).sum()), int(saved), spread)
 
 

@@ -15,10 +15,17 @@ H800 = load_hardware("h800")
 
 
 def _cost(units: int, *, overlap: bool = False, imbalance: float = 1.0) -> DecodeCost:
-    return load_cost_model(
-        "h800", "deepseek-v3", prefill_units=8, decode_units=units, chunk_tokens=16384, decode_overlap=overlap,
+    cost = load_cost_model(
+        "h800",
+        "deepseek-v3",
+        prefill_units=8,
+        decode_units=units,
+        chunk_tokens=16384,
+        decode_overlap=overlap,
         expert_imbalance=imbalance,
-    ).decode  # fmt: skip
+    ).decode
+    assert isinstance(cost, DecodeCost)
+    return cost
 
 
 COSTS = {overlap: _cost(4, overlap=overlap) for overlap in (False, True)}

@@ -15,10 +15,17 @@ H800, V3 = load_hardware("h800"), load_model("deepseek-v3")
 
 
 def _cost(units: int, *, overlap: bool, imbalance: float = 1.0, chunk: int = 16384) -> PrefillCost:
-    return load_cost_model(
-        "h800", "deepseek-v3", prefill_units=units, decode_units=8, chunk_tokens=chunk, overlap=overlap,
+    cost = load_cost_model(
+        "h800",
+        "deepseek-v3",
+        prefill_units=units,
+        decode_units=8,
+        chunk_tokens=chunk,
+        overlap=overlap,
         expert_imbalance=imbalance,
-    ).prefill  # fmt: skip
+    ).prefill
+    assert isinstance(cost, PrefillCost)
+    return cost
 
 
 COSTS = {(overlap, x): _cost(4, overlap=overlap, imbalance=x) for overlap in (False, True) for x in (1.0, 1.5)}
