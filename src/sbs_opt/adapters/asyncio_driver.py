@@ -55,8 +55,8 @@ class AsyncioDriver:
 
     Notes
     -----
-    Everything fed before the loop comes round again belongs to one instant: all its events are handled before the
-    timers that are due, as the simulator does.
+    What was fed when a round begins belongs to one instant: one reading of the clock, all its events before the timers
+    that are due, as in the simulator.
     """
 
     def __init__(self, scheduler: Scheduler, carry_out: Callable[[Command], None], clock: Clock | None = None) -> None:
@@ -80,16 +80,21 @@ class AsyncioDriver:
     async def run(self) -> None:
         """Drive the scheduler until `stop`."""
         while True:
-            while self._events:
-                self._do(self._scheduler.handle(self._events.popleft(), now_ns=self._clock.now_ns()))
+            now_ns = self._clock.now_ns()
+            for _ in range(len(self._events)):
+                self._do(self._scheduler.handle(self._events.popleft(), now_ns=now_ns))
             due = self._scheduler.next_timer_ns()
-            if due is not None and due <= self._clock.now_ns():
-                self._do(self._scheduler.handle_timer(now_ns=self._clock.now_ns()))
-                continue
-            if self._stopping:
+            timely = due is not None and due <= now_ns
+            if timely:
+                self._do(self._scheduler.handle_timer(now_ns=now_ns))
+            if self._events or timely:
+                # Commands that fail at once feed new events: let the rest of the program run in between.
+                await asyncio.sleep(0)
+            elif self._stopping:
                 return
-            self._wake.clear()
-            await self._clock.wait(self._wake, due)
+            else:
+                self._wake.clear()
+                await self._clock.wait(self._wake, due)
 
     def _do(self, commands: tuple[Command, ...]) -> None:
         for command in commands:

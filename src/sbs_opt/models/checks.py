@@ -45,8 +45,9 @@ def int_array(field: str, value: Any, *, minimum: int | None = 0) -> IntArray:
     if minimum is not None and array.size and array.min() < minimum:
         found = _first(field, array < minimum, array)
         raise InputError(f"{found}: must be at least {minimum}")
+    if array is value and (array.flags.writeable or array.base is not None):
+        array = array.copy()  # somebody else may write to the same memory
     if array.flags.writeable:
-        array = array.copy() if array is value or array.base is not None else array
         array.flags.writeable = False
     return array
 

@@ -98,8 +98,12 @@ class Deployment:
             # One block of unit state per phase keeps the hot path in plain arrays.
             if len({(i.num_units, i.unit) for i in self.of_phase(phase)}) > 1:
                 raise InputError(f"deployment {self.name}: the {phase} instances differ; they must be equal")
-        if self.context_tokens < 1:
-            raise InputError(f"deployment {self.name}: context_tokens = {self.context_tokens}, must be at least 1")
+        if isinstance(self.context_tokens, bool) or not isinstance(self.context_tokens, int) or self.context_tokens < 1:
+            raise InputError(
+                f"deployment {self.name}: context_tokens = {self.context_tokens}, must be a whole number of at least 1"
+            )
+        if not isinstance(self.overlap, bool):
+            raise InputError(f"deployment {self.name}: overlap = {self.overlap!r}, must be true or false")
 
     def of_phase(self, phase: Phase) -> tuple[Instance, ...]:
         """Return the instances of one phase, in order."""
@@ -118,9 +122,13 @@ def deployment_from_dict(data: dict[str, object]) -> Deployment:
         raise InputError("deployment: write instances as [[instances]] tables")
     instances: list[Instance] = []
     for given in rows:
+        if not isinstance(given, dict):
+            raise InputError("deployment: write instances as [[instances]] tables")
         row = dict(given)
         unit, count = row.pop("unit", None), row.pop("count", None)
         _only("instances", row, {"name", "phase", "num_units"}, extra="unit, count")
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise InputError(f"instance {row.get('name')}: count = {count!r}, must be a whole number of at least 1")
         if not isinstance(unit, dict):
             raise InputError(f"instance {row.get('name')}: needs a unit = {{ kv_tokens = …, … }} table")
         _only("unit", unit, {f.name for f in fields(Unit)})

@@ -7,15 +7,18 @@ import numpy as np
 from sbs_opt.models.checks import IntArray
 
 
-def all_waiting(windows: IntArray, tokens: IntArray, budget: int, room: int, num_units: int) -> IntArray:
+def all_waiting(
+    urgency: IntArray, windows: IntArray, tokens: IntArray, budget: int, room: int, num_units: int
+) -> IntArray:
     """Admit everything while there is room [R, staggered batch scheduling, arXiv 2512.16134, 2025].
 
     Carried-over requests first, oldest first, then new ones, longest first.
 
     Parameters
     ----------
-    windows, tokens
-        int64[n], of the waiting requests, oldest first: windows left out of so far, and uncached tokens.
+    urgency, windows, tokens
+        int64[n], of the waiting requests, the most urgent first and the oldest first within a class: class (smaller is
+        more urgent), windows left out of so far, and uncached tokens.
     budget
         Tokens that a pass may run on one unit. A longer request uses up that much in this pass and no more.
     room, num_units
@@ -26,18 +29,20 @@ def all_waiting(windows: IntArray, tokens: IntArray, budget: int, room: int, num
     int64[k], indices of the admitted requests in the order in which they are to be placed.
     """
     carried = windows > 0
-    order = np.lexsort((np.arange(len(tokens)), np.where(carried, 0, -tokens), ~carried))
+    order = np.lexsort((np.arange(len(tokens)), np.where(carried, 0, -tokens), ~carried, urgency))
     return _while_room(order, np.minimum(tokens, budget), room, num_units)
 
 
-def by_age(windows: IntArray, tokens: IntArray, budget: int, room: int, num_units: int) -> IntArray:
+def by_age(urgency: IntArray, windows: IntArray, tokens: IntArray, budget: int, room: int, num_units: int) -> IntArray:
     """Admit the oldest requests until their tokens use up the room; parameters and return as `all_waiting`."""
     used = np.minimum(tokens, budget)
     before = np.cumsum(used) - used
     return np.arange(int(np.searchsorted(before, max(room, 1), side="left")))
 
 
-def in_arrival_order(windows: IntArray, tokens: IntArray, budget: int, room: int, num_units: int) -> IntArray:
+def in_arrival_order(
+    urgency: IntArray, windows: IntArray, tokens: IntArray, budget: int, room: int, num_units: int
+) -> IntArray:
     """Admit everything in arrival order while there is room; parameters and return as `all_waiting`."""
     return _while_room(np.arange(len(tokens)), np.minimum(tokens, budget), room, num_units)
 

@@ -134,13 +134,13 @@ class BatchScheduler(PrefillScheduler):
 
     def _commit_batch(self, instance: int) -> Dispatch | None:
         """Place waiting requests on an instance for its next pass; None when nothing fits."""
-        waiting = np.array(self._waiting, np.int64)
-        waiting = waiting[np.argsort(self._table.priority[waiting], kind="stable")]
+        waiting, urgency = self._by_urgency()
         believed = self._hits(waiting, instance)
         hits = believed if self._decisions.cache else np.zeros_like(believed)
         pieces, kv = self._book.queued_pieces(instance)
         uncached = self._table.prompt[waiting] - hits.max(axis=1)
         admitted = self._admit(
+            urgency,
             self._table.windows[waiting],
             uncached,
             self._unit.chunk_tokens,
@@ -148,7 +148,7 @@ class BatchScheduler(PrefillScheduler):
             self._units_per_instance,
         )
         slots = waiting[admitted]
-        window = self._window(slots, hits[admitted], pieces, kv)
+        window = self._window(slots, urgency[admitted], hits[admitted], pieces, kv)
         unit, steps = place(window, self._decisions.solver)
         placement = Placement(unit)
         if self._observe is not None:
@@ -162,13 +162,28 @@ class BatchScheduler(PrefillScheduler):
         used = np.bincount(pieces[:, 0], weights=pieces[:, 1], minlength=self._units_per_instance)
         return int(np.maximum(self._unit.chunk_tokens - used, 0).sum())
 
-    def _window(self, slots: IntArray, hits: IntArray, pieces: IntArray, kv: IntArray) -> Window:
-        """Return the window of admitted requests on one instance; the tier is the number of windows still to wait."""
+    def _by_urgency(self) -> tuple[IntArray, IntArray]:
+        """Return the waiting slots, the most urgent first, and their class.
+
+        Requests that have reached the limit of windows come first whatever their priority, then a smaller priority
+        comes before a greater one; within a class the older comes first.
+        """
+        waiting = np.array(self._waiting, np.int64)
+        priority = self._table.priority[waiting]
+        if not priority.any():
+            return waiting, np.zeros_like(waiting)
+        within_limit = self._table.windows[waiting] < self.config.hold_limit_windows
+        _, urgency = np.unique(np.where(within_limit, priority, priority.min() - 1), return_inverse=True)
+        order = np.argsort(urgency, kind="stable")
+        return waiting[order], urgency[order].astype(np.int64)
+
+    def _window(self, slots: IntArray, urgency: IntArray, hits: IntArray, pieces: IntArray, kv: IntArray) -> Window:
+        """Return the window of admitted requests on one instance; tiers go by urgency, then by windows waited."""
         limit = self.config.hold_limit_windows
         hit_item, hit_unit = np.nonzero(hits)
         state = PrefillState(
             prompt_tokens=self._table.prompt[slots],
-            tier=limit - np.minimum(self._table.windows[slots], limit),
+            tier=urgency * (limit + 1) + limit - np.minimum(self._table.windows[slots], limit),
             queued_unit=pieces[:, 0],
             queued_new=pieces[:, 1],
             queued_cached=pieces[:, 2],
@@ -194,15 +209,14 @@ class BatchScheduler(PrefillScheduler):
         was_running = belief.running
         belief.committed = was_running
         if len(slots) == 0:
-            if not was_running:
-                raise InternalError(
-                    f"nothing fits the idle instance {instance} though {len(self._waiting)} requests wait"
-                )
+            if not was_running and not self._book.take_for_running(instance, self._now_ns):
+                raise InternalError(f"nothing fits the empty instance {instance}, {len(self._waiting)} requests wait")
             return None
         decision_ns = self._decision_ns(steps)
         through = units + instance * self._units_per_instance
         self._book.push(slots, through, self._table.prompt[slots], hit, self._now_ns + decision_ns)
         self._table.state[slots] = State.DISPATCHED
+        self._table.sent_in[slots] = self._window_id
         sent = set(slots.tolist())
         self._waiting = [s for s in self._waiting if s not in sent]
         if self._index is not None:

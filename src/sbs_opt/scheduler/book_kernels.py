@@ -11,8 +11,8 @@ from numba import njit
 from sbs_opt.models.checks import IntArray
 
 # Columns of `slots`.
-NEXT, PROMPT, HIT, DONE, REMAINING, SENT, UNIT = range(7)
-SLOT_COLUMNS = 7
+NEXT, PROMPT, HIT, DONE, REMAINING, SENT, UNIT, MISSED = range(8)
+SLOT_COLUMNS = 8
 # Columns of `units`. QUEUED excludes, INFLIGHT holds what the running pass is believed to run.
 HEAD, TAIL, QUEUED, INFLIGHT, REQUESTS, KV, PAIRS, CONTEXT = range(8)
 UNIT_COLUMNS = 8
@@ -29,6 +29,7 @@ def push(slots: IntArray, units: IntArray, slot: int, unit: int, prompt: int, hi
     row[REMAINING] = prompt - hit
     row[SENT] = sent_ns
     row[UNIT] = unit
+    row[MISSED] = 0
     sums = units[unit]
     if sums[TAIL] >= 0:
         slots[sums[TAIL], NEXT] = slot
@@ -55,8 +56,10 @@ def remove(slots: IntArray, units: IntArray, slot: int) -> None:
     row = slots[slot]
     sums = units[row[UNIT]]
     before, at = -1, sums[HEAD]
-    while at != slot:
+    while at >= 0 and at != slot:
         before, at = at, slots[at, NEXT]
+    if at < 0:
+        return
     if before >= 0:
         slots[before, NEXT] = row[NEXT]
     else:
@@ -191,35 +194,44 @@ def next_arrival(slots: IntArray, units: IntArray, first: int, count: int, from_
 
 
 @njit(cache=True, nogil=True)
-def reconcile(slots: IntArray, units: IntArray, first: int, queued: IntArray, as_of_ns: int) -> int:
-    """Set the queues to what the engine reported to be queued at `as_of_ns`; return the requests that it still had.
+def reconcile(
+    slots: IntArray, units: IntArray, first: int, queued: IntArray, as_of_ns: int, ended: bool, stale: IntArray
+) -> tuple[int, int]:
+    """Set the queues to what the engine reported to be queued at `as_of_ns`.
 
-    The report counts the rest of a started prompt and the whole of an unstarted one, so the head's rest is the report
-    less the prompts behind it. What reached the engine at `as_of_ns` or later is not in the report.
+    The report counts the rest of a started prompt and the whole of an unstarted one, and the engine works in order: so
+    the prompts that it was sent, less the report, are done from the head on. What reached the engine at `as_of_ns` or
+    later is not in the report. A request that two ends of passes show to be done though its first token was never
+    heard of is listed in `stale`, as far as there is room. Returns the requests that the engine still had, and the
+    length of the list.
     """
     present = 0
+    found = 0
     for k in range(len(queued)):
         sums = units[first + k]
-        head = sums[HEAD]
-        if head < 0 or slots[head, SENT] >= as_of_ns:
-            continue
-        behind = 0
-        present += 1
-        at = slots[head, NEXT]
+        done = -max(queued[k], 0)
+        at = sums[HEAD]
+        while at >= 0 and slots[at, SENT] < as_of_ns:
+            done += slots[at, PROMPT]
+            at = slots[at, NEXT]
+        at = sums[HEAD]
         while at >= 0 and slots[at, SENT] < as_of_ns:
             row = slots[at]
-            behind += row[PROMPT]
-            # The engine works in order: what stands behind the head has not started, whatever was believed.
-            sums[QUEUED] += row[PROMPT] - row[HIT] - row[REMAINING]
-            row[DONE] = row[HIT]
-            row[REMAINING] = row[PROMPT] - row[HIT]
-            present += 1
+            if done > 0:
+                rest = row[PROMPT] - min(done, row[PROMPT])
+                done -= row[PROMPT] - rest
+            else:
+                rest = row[PROMPT] - row[HIT]
+            sums[QUEUED] += rest - row[REMAINING]
+            row[DONE] = row[PROMPT] - rest
+            row[REMAINING] = rest
+            if rest > 0 or row[PROMPT] == 0:
+                present += 1
+                row[MISSED] = 0
+            elif ended:
+                row[MISSED] += 1
+                if row[MISSED] > 1 and found < len(stale):
+                    stale[found] = at
+                    found += 1
             at = row[NEXT]
-        row = slots[head]
-        rest = min(max(queued[k] - behind, 0), row[PROMPT])
-        if rest == row[PROMPT]:
-            rest -= row[HIT]
-        sums[QUEUED] += rest - row[REMAINING]
-        row[DONE] = row[PROMPT] - rest
-        row[REMAINING] = rest
-    return present
+    return present, found

@@ -7,6 +7,9 @@ from typing import Literal
 
 from sbs_opt.models.checks import IntArray
 
+RETRY_AFTER_NS = 1_000_000_000
+"""Asked of clients while no instance takes requests."""
+
 Reason = Literal["too_large", "deadline", "overload", "shutdown"]
 
 
@@ -27,7 +30,7 @@ class Dispatch:
     expected_pass_ns
         Predicted length of the pass that runs them, 0 when unknown.
     decision_ns
-        Time that the decision took (modelled from its steps): the driver acts that much later.
+        Time that the decision took, modelled from its steps: a driver with a virtual clock acts that much later.
     """
 
     window_id: int

@@ -107,25 +107,24 @@ class SchedulerConfig:
         ):
             if getattr(self, name) not in (None, *legal):
                 raise InputError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(legal)}")
-        for name in (
-            "notification_ns",
-            "lead_ns",
-            "hold_limit_ns",
-            "block_tokens",
-            "decision_base_ns",
-            "decision_step_ns",
-        ):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} = {getattr(self, name)}: must not be negative")
-        for name in ("mean_passes", "hold_limit_windows"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
+        least = {
+            "seed": 0, "block_tokens": 0, "notification_ns": 0, "lead_ns": 0, "hold_limit_ns": 0, "decision_base_ns": 0,
+            "decision_step_ns": 0, "hold_limit_windows": 1, "mean_passes": 1,
+        }  # fmt: skip
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value < 2**63:
+                raise InputError(f"{name} = {value!r}: must be a whole number of at least {minimum}")
+        for name, above in (("bypass_utilisation", 0.0), ("watchdog", 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not above <= value < float("inf"):
+                raise InputError(f"{name} = {value!r}: must be a finite number of at least {above:g}")
+        if self.watchdog == 1:
+            raise InputError(f"watchdog = {self.watchdog}: must exceed 1, it multiplies the predicted pass")
         if self.policy not in LATE_BINDING and any(value is not None for value in self._overrides().values()):
             raise InputError(
                 f"policy = {self.policy!r}: binds at once and has no timing, admission, balance, solver or cache"
             )
-        if self.watchdog <= 1:
-            raise InputError(f"watchdog = {self.watchdog}: must exceed 1, it multiplies the predicted pass")
 
     def decisions(self) -> Decisions:
         """Return the policy's decisions with the overrides applied.

@@ -12,7 +12,7 @@ from sbs_opt.models.cost import CostModel
 from sbs_opt.models.deployment import Deployment
 from sbs_opt.models.errors import InputError
 from sbs_opt.scheduler import decode_kernels as kernels
-from sbs_opt.scheduler.commands import Command, Dispatch, Reject, Withdraw
+from sbs_opt.scheduler.commands import RETRY_AFTER_NS, Command, Dispatch, Reject, Withdraw
 from sbs_opt.scheduler.config import SchedulerConfig
 from sbs_opt.scheduler.events import (
     DispatchFailed,
@@ -50,8 +50,11 @@ class LeastKvScheduler:
         self.deployment = deployment
         self.config = config
         instances = deployment.of_phase("decode")
+        if not instances:
+            raise InputError(f"deployment {deployment.name}: has no decode instance to schedule")
         self._units_per_instance = instances[0].num_units
-        self._kv_limit = instances[0].unit.kv_tokens
+        self._budgets = instances[0].unit
+        self._kv_limit = self._budgets.kv_tokens
         num_units = len(instances) * self._units_per_instance
         self._table = RequestTable()
         self._unit = np.zeros(self._table.capacity, np.int64)
@@ -61,6 +64,7 @@ class LeastKvScheduler:
         self._sent_steps = np.zeros(num_units, np.int64)
         self._step = np.zeros(len(instances), np.int64)
         self._active = np.ones(len(instances), np.bool_)
+        self._lost = np.zeros(len(instances), np.bool_)
         self._now_ns = 0
         self._window_id = 0
         self.oddities = Oddities()
@@ -114,18 +118,16 @@ class LeastKvScheduler:
 
     def _arrived(self, event: RequestsArrived) -> Sequence[Command]:
         batch = event.batch
-        too_large = batch.prompt_tokens >= self._kv_limit
-        slots = []
-        for k in range(len(batch.id)):
-            if too_large[k]:
-                continue
-            slot = self._table.add(batch, k, self._now_ns)
-            if slot is None:
+        slots, too_large = [], []
+        for k, (request, prompt) in enumerate(zip(batch.id.tolist(), batch.prompt_tokens.tolist(), strict=True)):
+            if request in self._table:
                 self.oddities.duplicate_arrivals += 1
+            elif prompt >= self._kv_limit:
+                too_large.append(k)
             else:
-                slots.append(slot)
+                slots.append(self._table.add(batch, k, self._now_ns))
         commands = self._place(slots)
-        if too_large.any():
+        if too_large:
             commands.append(Reject(batch.id[too_large], "too_large", None))
         return commands
 
@@ -135,7 +137,7 @@ class LeastKvScheduler:
         if not self._active.any():
             ids = self._table.id[slots]
             self._table.drop(slots)
-            return [Reject(ids, "overload", None)]
+            return [Reject(ids, "overload", RETRY_AFTER_NS)]
         while len(self._unit) < self._table.capacity:
             self._unit = np.concatenate((self._unit, np.zeros_like(self._unit)))
             self._sent_step = np.concatenate((self._sent_step, np.zeros_like(self._sent_step)))
@@ -155,6 +157,7 @@ class LeastKvScheduler:
         for k in range(len(self._active)):
             chosen = instance == k
             if chosen.any():
+                self._table.sent_in[index[chosen]] = self._window_id
                 local = unit[chosen] - k * self._units_per_instance
                 commands.append(
                     Dispatch(self._window_id, k, self._table.id[index[chosen]], local, None, 0, decision_ns)
@@ -185,23 +188,25 @@ class LeastKvScheduler:
     def _step_ended(self, event: PassEnded) -> Sequence[Command]:
         if not self._known(event.instance):
             return ()
-        if event.pass_number < self._step[event.instance]:
+        if event.pass_number < self._step[event.instance] or self._lost[event.instance]:
             self.oddities.late_passes += 1
         else:
             self._step[event.instance] = event.pass_number + 1
         return ()
 
     def _dispatch_failed(self, event: DispatchFailed) -> Sequence[Command]:
-        return self._place_again(self._table.slots(event.ids))
-
-    def _place_again(self, slots: list[int]) -> Sequence[Command]:
-        if slots:
-            self._release(slots)
-        return self._place(slots)
+        slots = self._table.slots(event.ids)
+        self.oddities.unknown_ids += len(event.ids) - len(slots)
+        failed = [s for s in slots if self._table.sent_in[s] == event.window_id]
+        # A failure of an earlier attempt: the request has been sent again since.
+        self.oddities.late_failures += len(slots) - len(failed)
+        self._release(failed)
+        return self._place(failed)
 
     def _instance_added(self, event: InstanceAdded) -> Sequence[Command]:
-        if self._known(event.instance):
+        if self._known(event.instance) and self._alike(event):
             self._active[event.instance] = True
+            self._lost[event.instance] = False
         return ()
 
     def _instance_draining(self, event: InstanceDraining) -> Sequence[Command]:
@@ -213,12 +218,20 @@ class LeastKvScheduler:
         if not self._known(event.instance):
             return ()
         self._active[event.instance] = False
+        self._lost[event.instance] = True
         slots = np.flatnonzero(self._table.state == State.DISPATCHED)
         slots = slots[self._unit[slots] // self._units_per_instance == event.instance]
-        return self._place_again(slots.tolist())
+        self._release(slots.tolist())
+        self._step[event.instance] = 0  # should it return, its steps count from 0; nothing is booked there now
+        return self._place(slots.tolist())
 
     def _nothing(self, event: Event) -> Sequence[Command]:
         return ()
+
+    def _alike(self, event: InstanceAdded) -> bool:
+        alike = event.units in (None, self._units_per_instance) and event.budgets in (None, self._budgets)
+        self.oddities.unknown_instances += not alike
+        return alike
 
     def _known(self, instance: int) -> bool:
         if 0 <= instance < len(self._active):

@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sbs_opt.models.checks import IntArray
+import numpy as np
+
+from sbs_opt.models.checks import IntArray, expect_shape, int_array
+from sbs_opt.models.deployment import Unit
+from sbs_opt.models.errors import InputError
+
+
+def _columns(event: object, *names: str, minimum: int | None = None) -> None:
+    """Turn columns that are no int64 arrays into such; a None stays."""
+    for name in names:
+        value = getattr(event, name)
+        if value is not None and not (isinstance(value, np.ndarray) and value.dtype == np.int64):
+            object.__setattr__(event, name, int_array(name, value, minimum=minimum))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +46,20 @@ class RequestBatch:
     session: IntArray | None = None
     output_class: IntArray | None = None
 
+    def __post_init__(self) -> None:
+        per_request = ("id", "prompt_tokens", "priority", "deadline_ns", "session", "output_class")
+        _columns(self, *per_request, "block_offset", "block_id")
+        shape = self.id.shape
+        for name in per_request[1:]:
+            if (column := getattr(self, name)) is not None and column.shape != shape:
+                expect_shape(name, column, shape, "one per request")
+        if self.prompt_tokens.size and self.prompt_tokens.min() < 0:
+            int_array("prompt_tokens", self.prompt_tokens)
+        if (self.block_offset is None) != (self.block_id is None):
+            raise InputError("block_offset and block_id: give both or none")
+        if self.block_offset is not None:
+            expect_shape("block_offset", self.block_offset, (len(self.id) + 1,), "one more than requests")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestsArrived:
@@ -48,12 +74,18 @@ class RequestsCancelled:
 
     ids: IntArray
 
+    def __post_init__(self) -> None:
+        _columns(self, "ids")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestsFinished:
     """The engine has released these requests (decode: the last token is out)."""
 
     ids: IntArray
+
+    def __post_init__(self) -> None:
+        _columns(self, "ids")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +94,9 @@ class FirstTokens:
 
     ids: IntArray
     cached_tokens: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        _columns(self, "ids", "cached_tokens")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +119,9 @@ class PassEnded:
     tokens_run: IntArray
     tokens_queued: IntArray
 
+    def __post_init__(self) -> None:
+        _columns(self, "tokens_run", "tokens_queued")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadReported:
@@ -92,6 +130,9 @@ class LoadReported:
     instance: int
     tokens_queued: IntArray
     as_of_ns: int
+
+    def __post_init__(self) -> None:
+        _columns(self, "tokens_queued")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,12 +143,21 @@ class DispatchFailed:
     ids: IntArray
     reason: str
 
+    def __post_init__(self) -> None:
+        _columns(self, "ids")
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceAdded:
-    """An instance of the deployment takes part (again)."""
+    """An instance of the deployment takes part (again).
+
+    `units` and `budgets`, where given, must be those of the deployment: its instances are alike, and one that is not
+    counts as unknown.
+    """
 
     instance: int
+    units: int | None = None
+    budgets: Unit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from sbs_opt.models.cost import CostModel
 from sbs_opt.models.deployment import Deployment
 from sbs_opt.scheduler import immediate_kernels as kernels
 from sbs_opt.scheduler.book_kernels import KV, REQUESTS
-from sbs_opt.scheduler.commands import Command, Dispatch, Reject
+from sbs_opt.scheduler.commands import RETRY_AFTER_NS, Command, Dispatch, Reject
 from sbs_opt.scheduler.config import MS, SchedulerConfig
 from sbs_opt.scheduler.load_book import LoadBook
 from sbs_opt.scheduler.prefill import PrefillScheduler
@@ -57,7 +57,7 @@ class Random:
 
 
 class SglangTotalTokens:
-    """Least (used KV + queued tokens, requests) of a snapshot at least 20 ms old, plus what was booked since."""
+    """Least (used KV + queued tokens, requests): a snapshot, anew once it is 20 ms old, plus what was booked since."""
 
     def __init__(self, seed: int, refresh_ns: int = SNAPSHOT_NS) -> None:
         self._refresh_ns = refresh_ns
@@ -81,7 +81,7 @@ class PhaseAware:
     """The instance with the least residual pass + whole queued passes × mean pass, then its least queued unit."""
 
     def __init__(self, seed: int) -> None:
-        self._residual = np.zeros(0, np.int64)
+        pass  # draws nothing
 
     def choose(self, book: LoadBook, active: BoolArray, prompt_tokens: int, now_ns: int) -> int:
         """See `Rule`."""
@@ -110,10 +110,10 @@ class ImmediateScheduler(PrefillScheduler):
         self._rule = rule
 
     def _accept(self, slots: Sequence[int]) -> Sequence[Command]:
-        if not any(belief.active for belief in self._book.instances):
+        if not self._active.any():
             ids = self._table.id[list(slots)]
             self._table.drop(slots)
-            return [Reject(ids, "overload", None)]
+            return [Reject(ids, "overload", RETRY_AFTER_NS)]
         decision_ns = self._decision_ns(self._num_units)
         chosen: dict[int, tuple[list[int], list[int]]] = {}
         for slot in slots:
@@ -127,17 +127,9 @@ class ImmediateScheduler(PrefillScheduler):
             sent[1].append(local)
         commands = []
         for instance, (sent_slots, units) in chosen.items():
-            commands.append(
-                Dispatch(
-                    self._window_id,
-                    instance,
-                    self._table.id[sent_slots],
-                    np.array(units, np.int64),
-                    None,
-                    0,
-                    decision_ns,
-                )
-            )
+            self._table.sent_in[sent_slots] = self._window_id
+            ids, places = self._table.id[sent_slots], np.array(units, np.int64)
+            commands.append(Dispatch(self._window_id, instance, ids, places, None, 0, decision_ns))
             self._window_id += 1
         return commands
 

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from sbs_opt.models.checks import BoolArray, IntArray
-from sbs_opt.scheduler.book_kernels import INFLIGHT, QUEUED
+from sbs_opt.scheduler.book_kernels import QUEUED
 
 _INFINITE = np.iinfo(np.int64).max
 
@@ -72,10 +72,3 @@ def phase_aware(
         if units[u, QUEUED] < units[best, QUEUED]:
             best = u
     return best
-
-
-@njit(cache=True, nogil=True)
-def outstanding(units: IntArray, tokens: IntArray) -> None:
-    """Fill tokens[u] with what is queued or in flight on the unit."""
-    for u in range(len(tokens)):
-        tokens[u] = units[u, QUEUED] + units[u, INFLIGHT]

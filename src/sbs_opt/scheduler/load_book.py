@@ -48,8 +48,10 @@ class InstanceBelief:
 
     Attributes
     ----------
-    active
-        Whether it takes new requests.
+    active, lost
+        Whether it takes new requests; whether it is gone, so that what it still reports is late.
+    as_of_ns
+        When the last report taken in was true.
     running
         Whether a pass is under way; then `launch_ns` and `expected_end_ns` hold.
     pending_ns
@@ -62,11 +64,13 @@ class InstanceBelief:
 
     __slots__ = (
         "active",
+        "as_of_ns",
         "committed",
         "duration_ns",
         "expected_end_ns",
         "idle_since_ns",
         "launch_ns",
+        "lost",
         "next_pass",
         "pending_ns",
         "running",
@@ -75,6 +79,8 @@ class InstanceBelief:
 
     def __init__(self, mean_passes: int) -> None:
         self.active = True
+        self.lost = False
+        self.as_of_ns = -1
         self.running = False
         self.launch_ns = 0
         self.expected_end_ns = 0
@@ -108,6 +114,8 @@ class LoadBook:
         self.units[:, kernels.HEAD] = self.units[:, kernels.TAIL] = -1
         self._slots = np.zeros((1024, kernels.SLOT_COLUMNS), np.int64)
         self.instances = [InstanceBelief(mean_passes) for _ in instances]
+        nothing = np.zeros(self.units_per_instance, np.int64)
+        cost.pass_ns(nothing, nothing, nothing)  # a cost model made for another deployment fails here, not in a pass
         self._any_pending = False
 
     # -- booking -----------------------------------------------------------------------------------------------
@@ -130,9 +138,14 @@ class LoadBook:
         if len(slots):
             kernels.remove_many(self._slots, self.units, np.array(slots, np.int64))
 
-    def hit(self, slot: int) -> int:
-        """Return the prefix hit that was booked for a request."""
-        return int(self._slots[slot, kernels.HIT])
+    def withdraw(self, slots: Sequence[int]) -> None:
+        """Release requests that may not have reached their engine: the batch they were in may be void."""
+        instances = {self.unit_of(slot) // self.units_per_instance for slot in slots}
+        self.release(slots)
+        for index in instances:
+            belief = self.instances[index]
+            if belief.committed and self._first_sent_ns(index, belief.launch_ns + 1) is None:
+                belief.committed = False
 
     def unit_of(self, slot: int) -> int:
         """Return the unit of a booked request, numbered through all instances."""
@@ -147,29 +160,38 @@ class LoadBook:
             for index, belief in enumerate(self.instances):
                 if belief.pending_ns is None:
                     continue
-                if belief.pending_ns < now_ns:
+                # What was withdrawn on its way launches nothing.
+                belief.pending_ns = self._first_sent_ns(index, 0)
+                if belief.pending_ns is None:
+                    belief.idle_since_ns = now_ns
+                elif belief.pending_ns < now_ns:
                     self._launch(index, belief.pending_ns)
                 else:
                     self._any_pending = True
 
     def pass_ended(
         self, index: int, number: int, duration_ns: int, run: IntArray, queued: IntArray, end_ns: int
-    ) -> bool:
-        """Take in the report of a pass that ended at `end_ns`; False when it is a duplicate or late."""
+    ) -> IntArray | None:
+        """Take in the report of a pass that ended at `end_ns`; None when it is a duplicate or late.
+
+        Returns the slots of requests that must be done though their first token was never heard of.
+        """
         belief = self.instances[index]
-        if number < belief.next_pass:
-            return False
+        if number < belief.next_pass or belief.lost:
+            return None
+        belief.as_of_ns = end_ns
         belief.next_pass = number + 1
         belief.duration_ns.add(duration_ns)
         belief.tokens.add(int(run.sum()))
         first = index * self.units_per_instance
-        present = kernels.reconcile(self._slots, self.units, first, queued, end_ns)
+        stale = np.empty(self.units_per_instance, np.int64)
+        present, found = kernels.reconcile(self._slots, self.units, first, queued, end_ns, True, stale)
         self._stop(index, end_ns)
         if present:
             self._launch(index, end_ns)
         else:
             self._relaunch_in_transit(index, end_ns)
-        return True
+        return stale[:found]
 
     def pass_lost(self, index: int) -> None:
         """Give up waiting for the report of the running pass: take it as ended when it was expected to."""
@@ -185,11 +207,30 @@ class LoadBook:
     def instance_lost(self, index: int, now_ns: int) -> None:
         """Forget the running pass of an instance that is gone; should it return, its passes count from 0."""
         self._stop(index, now_ns)
+        self.instances[index].lost = True
         self.instances[index].next_pass = 0
 
-    def reported(self, index: int, queued: IntArray, as_of_ns: int) -> None:
-        """Correct the queues by a report outside the pass boundary."""
-        kernels.reconcile(self._slots, self.units, index * self.units_per_instance, queued, as_of_ns)
+    def take_for_running(self, index: int, now_ns: int) -> bool:
+        """Believe that an idle instance with something in its queues is at work on it; False when there is nothing.
+
+        Reports that went missing can leave such a state; the watchdog ends it.
+        """
+        if self._first_sent_ns(index, 0) is None:
+            return False
+        self._launch(index, now_ns)
+        return True
+
+    def reported(self, index: int, queued: IntArray, as_of_ns: int, now_ns: int) -> bool:
+        """Correct the queues by a report outside the pass boundary; False when a later one has been taken in."""
+        belief = self.instances[index]
+        if belief.lost or not belief.as_of_ns < as_of_ns <= now_ns:
+            return False
+        belief.as_of_ns = as_of_ns
+        first, nothing = index * self.units_per_instance, np.empty(0, np.int64)
+        present, _ = kernels.reconcile(self._slots, self.units, first, queued, as_of_ns, False, nothing)
+        if present and not belief.running and belief.pending_ns is None:
+            self._launch(index, as_of_ns)
+        return True
 
     # -- views -------------------------------------------------------------------------------------------------
 
@@ -255,7 +296,12 @@ class LoadBook:
 
     def _relaunch_in_transit(self, index: int, from_ns: int) -> None:
         """After a pass that left nothing: what reaches the engine from `from_ns` on launches when it arrives."""
+        sent_ns = self._first_sent_ns(index, from_ns)
+        if sent_ns is not None:
+            self._will_launch(index, sent_ns)
+
+    def _first_sent_ns(self, index: int, from_ns: int) -> int | None:
+        """Return when the first of the booked requests that reach the engine from `from_ns` on does so."""
         first = index * self.units_per_instance
-        arrival_ns = kernels.next_arrival(self._slots, self.units, first, self.units_per_instance, from_ns)
-        if arrival_ns >= 0:
-            self._will_launch(index, int(arrival_ns))
+        sent_ns = kernels.next_arrival(self._slots, self.units, first, self.units_per_instance, from_ns)
+        return int(sent_ns) if sent_ns >= 0 else None

@@ -13,4 +13,8 @@ class Oddities:
     unknown_ids: int = 0
     late_passes: int = 0
     lost_passes: int = 0
+    lost_first_tokens: int = 0
+    late_reports: int = 0
+    late_failures: int = 0
+    malformed_reports: int = 0
     unknown_instances: int = 0

@@ -1,6 +1,6 @@
 """What every prefill scheduler shares: the request table, the load book, and the reaction to each event.
 
-A subclass decides what happens to requests that wait (`_waiting_changed`, `handle_timer`, `next_timer_ns`).
+A subclass decides what happens to requests that wait (`_accept`, `_forget_waiting`, `handle_timer`, `next_timer_ns`).
 """
 
 from __future__ import annotations
@@ -128,15 +128,13 @@ class PrefillScheduler:
     def _arrived(self, event: RequestsArrived) -> Sequence[Command]:
         batch = event.batch
         accepted, too_large = [], []
-        for k, prompt in enumerate(batch.prompt_tokens.tolist()):
-            if prompt > self._largest_prompt:
-                too_large.append(k)
-                continue
-            slot = self._table.add(batch, k, self._now_ns)
-            if slot is None:
+        for k, (request, prompt) in enumerate(zip(batch.id.tolist(), batch.prompt_tokens.tolist(), strict=True)):
+            if request in self._table:
                 self.oddities.duplicate_arrivals += 1
+            elif prompt > self._largest_prompt:
+                too_large.append(k)
             else:
-                accepted.append(slot)
+                accepted.append(self._table.add(batch, k, self._now_ns))
         commands = list(self._accept(accepted)) if accepted else []
         if too_large:
             commands.append(Reject(batch.id[too_large], "too_large", None))
@@ -146,7 +144,7 @@ class PrefillScheduler:
         waiting, dispatched = self._split(event.ids)
         withdrawn = self._table.id[dispatched]
         self._forget_waiting(waiting)
-        self._book.release(dispatched)
+        self._book.withdraw(dispatched)
         self._table.drop(waiting + dispatched)
         return [Withdraw(withdrawn)] if len(withdrawn) else []
 
@@ -160,27 +158,37 @@ class PrefillScheduler:
         return ()
 
     def _pass_ended(self, event: PassEnded) -> Sequence[Command]:
-        if not self._known(event.instance):
+        if not self._known(event.instance) or not self._well_formed(event.tokens_run, event.tokens_queued):
             return ()
         end_ns = self._now_ns - self.config.notification_ns
-        if not self._book.pass_ended(
+        stale = self._book.pass_ended(
             event.instance, event.pass_number, event.duration_ns, event.tokens_run, event.tokens_queued, end_ns
-        ):
+        )
+        if stale is None:
             self.oddities.late_passes += 1
+        elif len(stale):
+            self.oddities.lost_first_tokens += len(stale)
+            self._book.release(stale.tolist())
+            self._table.drop(stale.tolist())
         return ()
 
     def _load_reported(self, event: LoadReported) -> Sequence[Command]:
-        if self._known(event.instance):
-            self._book.reported(event.instance, event.tokens_queued, event.as_of_ns)
+        if self._known(event.instance) and self._well_formed(event.tokens_queued):
+            taken = self._book.reported(event.instance, event.tokens_queued, event.as_of_ns, self._now_ns)
+            self.oddities.late_reports += not taken
         return ()
 
     def _dispatch_failed(self, event: DispatchFailed) -> Sequence[Command]:
         _, dispatched = self._split(event.ids)
-        return self._wait_again(dispatched)
+        failed = [s for s in dispatched if self._table.sent_in[s] == event.window_id]
+        # A failure of an earlier attempt: the request has been sent again since.
+        self.oddities.late_failures += len(dispatched) - len(failed)
+        return self._wait_again(failed)
 
     def _instance_added(self, event: InstanceAdded) -> Sequence[Command]:
-        if self._known(event.instance):
+        if self._known(event.instance) and self._alike(event):
             self._set_active(event.instance, True)
+            self._book.instances[event.instance].lost = False
         return ()
 
     def _instance_draining(self, event: InstanceDraining) -> Sequence[Command]:
@@ -194,9 +202,11 @@ class PrefillScheduler:
         self._set_active(event.instance, False)
         dispatched = np.flatnonzero(self._table.state == State.DISPATCHED).tolist()
         of_instance = [s for s in dispatched if self._book.unit_of(s) // self._units_per_instance == event.instance]
-        commands = self._wait_again(of_instance)
         self._book.instance_lost(event.instance, self._now_ns)
-        return commands
+        if self._index is not None:
+            for unit in range(self._units_per_instance):
+                self._index.clear(event.instance * self._units_per_instance + unit)
+        return self._wait_again(of_instance)
 
     def _set_active(self, instance: int, active: bool) -> None:
         self._book.instances[instance].active = active
@@ -205,7 +215,7 @@ class PrefillScheduler:
     # -- shared steps ------------------------------------------------------------------------------------------
 
     def _wait_again(self, slots: list[int]) -> Sequence[Command]:
-        self._book.release(slots)
+        self._book.withdraw(slots)
         self._table.state[slots] = State.WAITING
         slots.sort(key=lambda s: (int(self._table.arrival_ns[s]), int(self._table.id[s])))
         return self._accept(slots) if slots else ()
@@ -220,10 +230,22 @@ class PrefillScheduler:
             s for s, w in zip(slots, is_waiting, strict=True) if not w
         ]
 
+    def _alike(self, event: InstanceAdded) -> bool:
+        alike = event.units in (None, self._units_per_instance) and event.budgets in (None, self._unit)
+        self.oddities.unknown_instances += not alike
+        return alike
+
     def _known(self, instance: int) -> bool:
         if 0 <= instance < len(self._instances):
             return True
         self.oddities.unknown_instances += 1
+        return False
+
+    def _well_formed(self, *per_unit: IntArray) -> bool:
+        """Tell whether a report has one figure per unit; kernels index by it."""
+        if all(figures.shape == (self._units_per_instance,) for figures in per_unit):
+            return True
+        self.oddities.malformed_reports += 1
         return False
 
     def _usable_blocks(self, slot: int) -> IntArray:

@@ -50,6 +50,10 @@ class PrefixIndex:
         kernels.leading_runs_of_many(self._table, self._nodes, self._capacity, first_unit, offset, blocks, out)
         return out
 
+    def clear(self, unit: int) -> None:
+        """Forget all blocks of a unit."""
+        kernels.clear(self._table, self._nodes, self._lists, self._capacity, unit)
+
     def touch(self, unit: int, blocks: IntArray) -> None:
         """Make `blocks` the newest of the unit, deepest first; the oldest beyond the capacity leave."""
         kernels.touch(self._table, self._nodes, self._lists, self._capacity, unit, blocks)

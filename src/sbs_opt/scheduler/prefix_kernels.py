@@ -127,3 +127,13 @@ def touch(table: IntArray, nodes: IntArray, lists: IntArray, capacity: int, unit
             nodes[node, BLOCK] = blocks[k]
             table[_find(table, nodes, capacity, unit, blocks[k])] = node + 1
         _link_newest(nodes, lists, unit, node)
+
+
+@njit(cache=True, nogil=True)
+def clear(table: IntArray, nodes: IntArray, lists: IntArray, capacity: int, unit: int) -> None:
+    """Take every block of the unit out of the table."""
+    for node in range(unit * capacity, unit * capacity + lists[unit, COUNT]):
+        _delete(table, nodes, capacity, _find(table, nodes, capacity, unit, nodes[node, BLOCK]))
+    lists[unit, NEWEST] = -1
+    lists[unit, OLDEST] = -1
+    lists[unit, COUNT] = 0

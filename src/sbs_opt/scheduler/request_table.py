@@ -36,6 +36,7 @@ class RequestTable:
         self.priority = np.zeros(capacity, np.int64)
         self.deadline_ns = np.full(capacity, NO_DEADLINE, np.int64)
         self.windows = np.zeros(capacity, np.int64)
+        self.sent_in = np.zeros(capacity, np.int64)
         self.state = np.zeros(capacity, np.int8)
         self.blocks: list[IntArray] = [_NO_BLOCKS] * capacity
 
@@ -47,20 +48,17 @@ class RequestTable:
         """Slots allocated so far."""
         return len(self.id)
 
-    def slot(self, request_id: int) -> int | None:
-        """Return the slot of a request, None when it is unknown."""
-        return self._slot_of.get(request_id)
+    def __contains__(self, request_id: int) -> bool:
+        return request_id in self._slot_of
 
     def slots(self, ids: IntArray) -> list[int]:
-        """Return the slots of those ids that are known."""
+        """Return the slots of those ids that are known, each once."""
         get = self._slot_of.get
-        return [s for s in map(get, ids.tolist()) if s is not None]
+        return [s for s in map(get, dict.fromkeys(ids.tolist())) if s is not None]
 
-    def add(self, batch: RequestBatch, k: int, now_ns: int) -> int | None:
-        """Remember row k of a batch as waiting; None when its id is in flight already."""
+    def add(self, batch: RequestBatch, k: int, now_ns: int) -> int:
+        """Remember row k of a batch, whose id is unknown so far, as waiting; return its slot."""
         request_id = int(batch.id[k])
-        if request_id in self._slot_of:
-            return None
         if not self._free:
             self._grow()
         slot = self._free.pop()
@@ -86,7 +84,7 @@ class RequestTable:
 
     def _grow(self) -> None:
         old = self.capacity
-        for name in ("id", "prompt", "arrival_ns", "priority", "deadline_ns", "windows", "state"):
+        for name in ("id", "prompt", "arrival_ns", "priority", "deadline_ns", "windows", "sent_in", "state"):
             column = getattr(self, name)
             setattr(self, name, np.concatenate((column, np.zeros_like(column))))
         self.deadline_ns[old:] = NO_DEADLINE

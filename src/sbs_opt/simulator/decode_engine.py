@@ -39,7 +39,6 @@ class DecodeEngine:
         self.preemptions = 0
         self.unit_ns = 0
         self.barrier_ns = 0
-        self.step_ns = 0
         self.sequence_steps = 0
 
     def push(self, instance: int, requests: IntArray, units: IntArray) -> None:
@@ -72,7 +71,6 @@ class DecodeEngine:
         unit_ns = self._cost.unit_ns(kv, sequences)
         self.unit_ns += int(unit_ns.sum())
         self.barrier_ns += int(unit_ns.max()) * self._count
-        self.step_ns += duration
         self.sequence_steps += total
         self.start_ns[instance] = now_ns
         self.end_ns[instance] = now_ns + duration
