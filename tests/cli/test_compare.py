@@ -103,6 +103,14 @@ def test_bundled_sample_is_known_by_name(run: Run, fleet: Path) -> None:
     assert "generated data" in done.out
 
 
+def test_report_may_be_called_like_the_bundled_trace(run: Run, fleet: Path) -> None:
+    """`sample` is no file, so nothing is overwritten."""
+    flags = ("--deployment", fleet, "--policies", "sbs", "--load", "0.001", "--out", "sample")
+    done = run("compare", "sample", *flags)
+    assert done.status == 0, done.err
+    assert Path("sample").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
 def test_fleet_without_decode_has_no_decode_figures(run: Run, fleet: Path, trace: Path) -> None:
     text = fleet.read_text(encoding="utf-8")
     fleet.write_text(text[: text.rindex("[[instances]]")], encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sbs_opt.instances import atomic_write, check_writable
+from sbs_opt.instances import atomic_write, check_writable, read_trace, read_windows
 from sbs_opt.models.errors import InputError
 
 
@@ -87,9 +87,26 @@ def test_check_writable_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "old").write_text("")
     with pytest.raises(InputError, match=r"there is no folder .*old"):
         check_writable(tmp_path / "old" / "a")
+    assert os.listdir(tmp_path) == ["old"], "the file that tries the folder is gone"
     # the superuser may write everywhere, so permission is refused here by decree
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=r"the folder .* may not be written to"):
-        check_writable(tmp_path / "new")
     with pytest.raises(InputError, match="protected against writing"):
         check_writable(tmp_path / "old")
+
+
+def test_folder_is_tried_rather_than_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The permissions of /proc/self and of a read-only disk let root write: the refusal came after the computing."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(InputError, match=r"the folder .* may not be written to \(Permission denied\)"):
+        check_writable(tmp_path / "new")
+
+
+@pytest.mark.parametrize(("name", "said"), [("", "no file name given"), ("a\0b", "NUL")])
+def test_what_names_no_file(name: str, said: str) -> None:
+    for use in (check_writable, read_trace, lambda path: list(read_windows(path))):
+        with pytest.raises(InputError, match=said):
+            use(name)

@@ -174,5 +174,15 @@ def test_bundled_sample_is_what_the_generator_gives() -> None:
     assert trace.notes[0].startswith("generated data, no capture")
 
 
+def test_page_on_formats_knows_the_sample() -> None:
+    """The page went on telling of an earlier sample."""
+    section = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8").split("### ")[-1]
+    requests = read_trace("sample").requests
+    prompt, output = requests.prompt_tokens, requests.output_tokens
+    figures = (len(requests), requests.span_ns / 1e9, prompt.mean(), prompt.max(), output.mean(), output.max())
+    for figure in figures:
+        assert f"{figure:,.0f}" in section
+
+
 def test_bundled_sample_is_small() -> None:
     assert (Path(bundled.__file__).parent / "data" / "sample.jsonl.gz").stat().st_size <= 150_000

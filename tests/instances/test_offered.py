@@ -150,6 +150,8 @@ def test_errors_say_what_to_mend() -> None:
     for target in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(InputError, match="load = "):
             scale_to_load(silent, target, costs, fleet(), seed=0)
+    with pytest.raises(InputError, match=r"load = 1e\+09: makes about .* requests, more than the 20,000,000"):
+        scale_to_load(generate(GeneratorConfig(requests=50), seed=1), 1e9, FakeCosts(), fleet(), seed=0)
     prefill_only = Deployment("p", fleet().of_phase("prefill"), "h", "m", 1)
     with pytest.raises(InputError, match="has no decode instance"):
         offered_decode_load(one, costs, prefill_only)

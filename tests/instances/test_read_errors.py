@@ -95,6 +95,15 @@ ERRORS = [
      r"row 2, field arrival_ns: is missing, earlier rows have it"),
     ('{"arrival_ns": 1, "prompt_tokens": 2, "output_tokens": 3, "session": 1.5}', None,
      r"row 1, field session: '1.5' must"),
+    ('{"arrival_ns": 1, "prompt_tokens": "2", "output_tokens": 3}', None,
+     r"row 1, field prompt_tokens: '2' is text; write the number without quotes"),
+    ('{"arrival_s": "1.5", "prompt_tokens": 2, "output_tokens": 3}', None, r"row 1, field arrival_s: '1.5' is text"),
+    ('{"arrival_ns": 1, "prompt_tokens": 2, "output_tokens": 3, "block_tokens": "16"}', None,
+     r"row 1, field block_tokens: '16' is text"),
+    ('{"timestamp": "0", "input_length": 1, "output_length": 1, "hash_ids": [0]}', None,
+     r"row 1, field timestamp: '0' is text"),
+    (mooncake((0, 1, 1, [0])) + '{"timestamp": 0, "input_length": 1, "input_length": 2, "output_length": 1}', None,
+     r"row 2, field input_length: is given twice in one object; keep one"),
     ('{"arrival_ns": 1, "output_tokens": 3}', "sbs-jsonl", r"row 1, field prompt_tokens: is missing"),
 ]  # fmt: skip
 
@@ -109,6 +118,17 @@ def test_error_names_place_and_mend_in_one_line(
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert len(str(caught.value)) < 500 + len(str(path))
+
+
+def test_format_is_looked_at_before_the_file(tmp_path: Path) -> None:
+    """A format with a typing error was passed over where the trace was the bundled one."""
+    with pytest.raises(TraceError, match=r"sample: format 'nope' is unknown; known formats: mooncake"):
+        read_trace("sample", format="nope")
+    with pytest.raises(TraceError, match=r"sample: the bundled trace is sbs-jsonl, not azure; leave it out"):
+        read_trace("sample", format="azure")
+    assert read_trace("sample", format="sbs-jsonl").name == "sample"
+    with pytest.raises(TraceError, match=r"nowhere: format 'nope' is unknown"):
+        read_trace(tmp_path / "nowhere", format="nope")
 
 
 def test_a_path_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ def test_number_of_requests_and_span(copies: float, seed: int) -> None:
     assert scaled.span_ns == TRACE.span_ns
 
 
+def test_copies_that_would_fill_the_memory_are_refused() -> None:
+    with pytest.raises(InputError, match=r"copies = 1e\+06: makes about 3e\+08 requests, more than the 20,000,000"):
+        superpose(TRACE, 1e6, seed=0)
+
+
 def test_thinning_keeps_arrivals_and_the_order_of_prefixes() -> None:
     thin = superpose(TRACE, 0.4, seed=1)
     assert set(thin.arrival_ns.tolist()) <= set(TRACE.arrival_ns.tolist())

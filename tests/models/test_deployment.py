@@ -49,7 +49,25 @@ def test_a_file_with_counted_instances(tmp_path: Path) -> None:
         (("context_tokens = 1000", "context = 1000"), "unknown key 'context'"),
         (('phase = "prefill"', 'phase = "both"'), "phase = 'both'"),
         (('phase = "prefill"', 'phase = "decode"'), "slots = 0"),
-        (('name = "mine"\n', ""), "name"),
+        (("num_units = 4", "num_units = 4097"), "num_units = 4097, must be a whole number from 1 to 4,096"),
+        (("count = 2", "count = 4097"), "count = 4097"),
+        (("kv_tokens = 5000", f"kv_tokens = {2**40 + 1}"), f"kv_tokens = {2**40 + 1}"),
+        (("chunk_tokens = 512", f"chunk_tokens = {2**40 + 1}"), f"chunk_tokens = {2**40 + 1}"),
+        (("chunk_tokens = 512", 'chunk_tokens = "512"'), "chunk_tokens = '512'"),
+        (("chunk_tokens = 512", "chunk_tokens = 512, slots = 65537"), "slots = 65537"),
+        (("context_tokens = 1000", f"context_tokens = {2**40 + 1}"), f"context_tokens = {2**40 + 1}"),
+        (("context_tokens = 1000", "context_tokens = true"), "context_tokens = True"),
+        (("context_tokens = 1000", f"context_tokens = 1{'0' * 5000}"), "is not TOML"),
+        (('hardware = "h800"', "hardware = 3"), "deployment: hardware = 3, must be text"),
+        (('name = "mine"', "name = 3"), "deployment: name = 3, must be text"),
+        (('name = "p"', "name = 7"), "instances: name = 7, must be text"),
+        (('name = "mine"\n', ""), "deployment: needs a name = …"),
+        (('hardware = "h800"\n', ""), "deployment: needs a hardware = …"),
+        (('name = "p"\n', ""), "instances: needs a name = …"),
+        (("num_units = 4\n", ""), "instance p: needs a num_units = …"),
+        (("kv_tokens = 5000, ", ""), "instance p, unit: needs a kv_tokens = …"),
+        (("unit = {", "spare = {"), "unknown key 'spare'"),
+        (('phase = "prefill"', 'phase = ["prefill"]'), "phase = ['prefill']"),
         (("[[instances]]", "[[instances"), "is not TOML"),
     ],
 )
@@ -60,6 +78,14 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, change: tuple[str, str]
         load_deployment(str(path))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_bounds_themselves_are_legal(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    largest = GOOD.replace("5000", str(2**40)).replace("512", str(2**40)).replace("1000", str(2**40))
+    path.write_text(largest.replace("num_units = 4", "num_units = 4096"))
+    unit = load_deployment(str(path)).instances[0].unit
+    assert (unit.kv_tokens, unit.chunk_tokens) == (2**40, 2**40)
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:

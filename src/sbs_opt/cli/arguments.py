@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
 
+from sbs_opt.cli.standard_output import to_standard_output
 from sbs_opt.models.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+    from sbs_opt.models.cost import CostModel
+    from sbs_opt.models.deployment import Deployment
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,12 +25,20 @@ class Parser(argparse.ArgumentParser):
         """Raise the problem as one line that says where help is."""
         raise InputError(f"{message}; see {self.prog} --help")
 
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        # argparse passes over a standard output that cannot be written, and would leave with status 0
+        if file is not None:
+            with to_standard_output():
+                file.write(message)
+
 
 def names(text: str) -> list[str]:
-    """Return the names of a list separated by commas."""
+    """Return the names of a list separated by commas, each once."""
     found = [name.strip() for name in text.split(",")]
     if not all(found):
         raise argparse.ArgumentTypeError(f"{text!r} holds an empty name; write a,b,c")
+    if len(set(found)) != len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} holds a name twice; give each once")
     return found
 
 
@@ -92,3 +109,30 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|FILE",
         help=f"a bundled deployment or a .toml file (default {DEFAULT_DEPLOYMENT})",
     )
+
+
+def input_files(given: argparse.Namespace) -> list[str]:
+    """Return the files among the arguments of `add_trace`; what is bundled is none."""
+    from sbs_opt.instances.trace import SAMPLE
+    from sbs_opt.models.catalogue import is_deployment_file
+
+    trace = [given.trace] if given.trace != SAMPLE else []
+    return trace + [given.deployment] * is_deployment_file(given.deployment)
+
+
+def load_fleet(given: argparse.Namespace) -> tuple[Deployment, CostModel]:
+    """Return the deployment that `--deployment` names, and its cost model."""
+    from sbs_opt.models.catalogue import cost_model_of, load_deployment
+
+    deployment = load_deployment(given.deployment)
+    with naming(given.deployment):
+        return deployment, cost_model_of(deployment)
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Put the file or flag that a mistake comes from before its message: the library knows neither."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error

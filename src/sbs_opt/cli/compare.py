@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from sbs_opt.cli.arguments import add_json, add_seed, add_trace, loads, names
+from sbs_opt.cli.arguments import add_json, add_seed, add_trace, input_files, load_fleet, loads, names, naming
 
 _LOADS = [0.3, 0.5, 0.7]
 
@@ -39,26 +39,31 @@ def add_to(commands: Any) -> None:
 
 def run(given: argparse.Namespace) -> None:
     """Compare, print the tables, write report and JSON."""
-    from sbs_opt.cli.output import check_outputs, console, progress_bar, write_json, write_text
+    from sbs_opt.cli.output import check_outputs, console, progress_bar, written
 
-    check_outputs([given.out, given.json], given.trace)
+    check_outputs([given.out], given.json, input_files(given))
 
     from sbs_opt.instances import read_trace
-    from sbs_opt.models.catalogue import cost_model_of, load_deployment
     from sbs_opt.reports import compare_json, comparison_tables, html_report, too_long_notes
-    from sbs_opt.scheduler.policies import POLICIES
+    from sbs_opt.reports.json_rows import json_text
+    from sbs_opt.scheduler.policies import POLICIES, policy_info
     from sbs_opt.simulator.study import compare
 
-    deployment = load_deployment(given.deployment)
-    cost_model = cost_model_of(deployment)
+    policies = given.policies or [name for name, info in POLICIES.items() if info.phase == "prefill"]
+    with naming("--policies"):
+        for policy in policies:
+            policy_info(policy, "prefill")
+    with naming("--decode-policy"):
+        policy_info(given.decode_policy, "decode")
+    deployment, cost_model = load_fleet(given)
     trace = read_trace(given.trace, format=given.format, seed=given.seed)
-    with progress_bar() as progress:
+    with progress_bar() as progress, naming(given.trace):
         study = compare(
             trace.requests,
             deployment,
             cost_model,
             trace=trace.name,
-            policies=given.policies or [name for name, info in POLICIES.items() if info.phase == "prefill"],
+            policies=policies,
             decode_policy=given.decode_policy,
             loads=given.load,
             seed=given.seed,
@@ -67,8 +72,9 @@ def run(given: argparse.Namespace) -> None:
             workers=os.cpu_count() or 1,
             progress=progress,
         )
-    write_text(given.out, html_report(study))
-    write_json(given.json, compare_json(study))
+    page, rows = html_report(study), json_text(compare_json(study))
+    with written(given.out, page), written(given.json, rows):
+        pass  # both are written by now; leaving puts them in place
     screen = console(given.json)
     for part in comparison_tables(study, screen.width):
         screen.print(part)

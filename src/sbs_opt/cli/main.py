@@ -7,13 +7,14 @@ standard output has gone.
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sbs_opt._version import __version__
 from sbs_opt.cli import compare, list, solve, windows  # noqa: A004  # the command is called list
 from sbs_opt.cli.arguments import Parser
+from sbs_opt.cli.standard_output import drop_output, to_standard_output
 from sbs_opt.models.errors import InputError, InternalError, UnsupportedError
 
 _PROGRAM = "sbs-opt"
@@ -32,15 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit status. An error that nobody foresaw is raised, so that its traceback can be reported.
     """
+    if sys.stdout is None:  # the process was started with the descriptor closed
+        return _failed("cannot write to standard output: it is closed; send it to a file or to /dev/null", 2)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Unicode still gets its figures
     try:
-        given = _parser().parse_args(arguments)
-        given.run(given)
-        sys.stdout.flush()
+        try:
+            given = _parser().parse_args(arguments)
+            given.run(given)
+        finally:  # --help leaves by an exception
+            with to_standard_output():
+                sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter fails once more as it leaves
+        drop_output()
         return 141
     except KeyboardInterrupt:
         return _failed("interrupted; files named as output are as they were", 130)
@@ -65,7 +71,9 @@ def _parser() -> Parser:
 
 
 def _failed(problem: str, status: int) -> int:
-    print(f"{_PROGRAM}: {' '.join(problem.split())}", file=sys.stderr)
+    if sys.stderr is not None:  # print would take standard output instead
+        with suppress(OSError):
+            print(f"{_PROGRAM}: {' '.join(problem.split())}", file=sys.stderr)
     return status
 
 

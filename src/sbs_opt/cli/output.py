@@ -6,10 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from sbs_opt.instances import atomic_write, check_writable
+from sbs_opt.cli.standard_output import to_standard_output
+from sbs_opt.instances import atomic_write, check_name, check_writable
 from sbs_opt.models.errors import InputError
 from sbs_opt.reports.json_rows import json_text
 
@@ -20,11 +21,26 @@ STDOUT = "-"
 _PATIENCE_S = 1.0
 
 
-def check_outputs(paths: Sequence[str | None], source: str) -> None:
-    """Raise, before anything is computed, where an output could not be written or would replace another file in use."""
-    files = [path for path in paths if path not in (None, STDOUT)]
-    seen = {os.path.realpath(source): source}
+def check_outputs(files: Sequence[str], json_path: str | None, inputs: Sequence[str]) -> None:
+    """Raise, before anything is computed, where an output could not be written or would replace another file in use.
+
+    Parameters
+    ----------
+    files
+        Outputs that must be files.
+    json_path
+        Where the JSON goes: a file, `STDOUT` or nowhere.
+    inputs
+        Files that the command reads.
+    """
     for path in files:
+        if path == STDOUT:
+            raise InputError("-: only --json may go to standard output; give the name of a file")
+    seen: dict[str, str] = {}
+    for path in inputs:
+        check_name(path)
+        seen[os.path.realpath(path)] = path
+    for path in (*files, *([] if json_path in (None, STDOUT) else [json_path])):
         check_writable(path)
         real = os.path.realpath(path)
         if real in seen:
@@ -37,22 +53,36 @@ def writing(path: str) -> Iterator[None]:
     """Turn what the file system refuses while `path` is written into an error of one line."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); free some space or choose another") from error
 
 
-def write_text(path: str, text: str) -> None:
-    """Write a file whole or not at all."""
-    with writing(path), atomic_write(path) as file:
-        file.write(text)
+@contextmanager
+def written(path: str | None, text: str) -> Iterator[None]:
+    """Write `text`; a file takes the place of `path` only when the block ends well.
+
+    So several outputs appear together or not at all. None writes nothing; `STDOUT` is written and flushed at once.
+    """
+    if path is None:
+        yield
+    elif path == STDOUT:
+        with to_standard_output():
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        yield
+    else:
+        with writing(path), atomic_write(path) as file:
+            file.write(text)
+            file.flush()  # a full disk shows here, before any file of the same command has been replaced
+            yield
 
 
 def write_json(path: str | None, value: Mapping[str, Any]) -> None:
     """Write the JSON form of a result, where one is asked for."""
-    if path == STDOUT:
-        sys.stdout.write(json_text(value))
-    elif path is not None:
-        write_text(path, json_text(value))
+    with written(path, json_text(value)):
+        pass
 
 
 def console(json_path: str | None) -> Console:
@@ -60,6 +90,10 @@ def console(json_path: str | None) -> Console:
     from rich.console import Console
 
     class Terminal(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            with nullcontext() if self.stderr else to_standard_output():
+                super().print(*objects, **options)
+
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # `main` knows what to do; rich would leave at once
 
@@ -72,7 +106,7 @@ def progress_bar() -> Iterator[Callable[[float, str], None]]:
 
     Only where standard error is a terminal.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda share, label: None
         return
     from rich.console import Console

@@ -36,7 +36,7 @@ def run(given: argparse.Namespace) -> None:
     """Solve every window, print the table, write the JSON."""
     from sbs_opt.cli.output import check_outputs, console, progress_bar, write_json
 
-    check_outputs([given.json], given.windows)
+    check_outputs([], given.json, [given.windows])
 
     from sbs_opt.instances import read_windows
     from sbs_opt.models.errors import InputError, UnsupportedError

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sbs_opt.cli.arguments import add_json, add_seed, add_trace, load, positive
+from sbs_opt.cli.arguments import add_json, add_seed, add_trace, input_files, load, load_fleet, naming, positive
 
 if TYPE_CHECKING:
     from sbs_opt.models.cost import CostModel
@@ -52,42 +52,38 @@ def add_to(commands: Any) -> None:
 
 def run(given: argparse.Namespace) -> None:
     """Simulate, collect the windows, write them."""
-    from sbs_opt.cli.output import check_outputs, console, progress_bar, write_json, writing
+    from sbs_opt.cli.output import check_outputs, console, progress_bar, writing, written
 
-    check_outputs([given.out, given.json], given.trace)
+    check_outputs([given.out], given.json, input_files(given))
 
     from sbs_opt.instances import read_trace, scale_to_load, write_windows
-    from sbs_opt.models.catalogue import cost_model_of, load_deployment
-    from sbs_opt.reports.json_rows import envelope
+    from sbs_opt.reports.json_rows import envelope, json_text
     from sbs_opt.reports.solutions import window_row
     from sbs_opt.scheduler.config import SchedulerConfig
     from sbs_opt.scheduler.policies import policy_info
 
-    policy_info(given.policy, "prefill")
-    config = SchedulerConfig(policy=given.policy, seed=given.seed)
-    config.decisions()  # refuses a policy that binds at once, and names those that do not
-    deployment = load_deployment(given.deployment)
-    cost_model = cost_model_of(deployment)
+    with naming("--policy"):
+        policy_info(given.policy, "prefill")
+        config = SchedulerConfig(policy=given.policy, seed=given.seed)
+        config.decisions()  # refuses a policy that binds at once, and names those that do not
+    deployment, cost_model = load_fleet(given)
     trace = read_trace(given.trace, format=given.format, seed=given.seed)
-    requests = scale_to_load(trace.requests, given.load, cost_model, deployment, seed=given.seed)
+    with naming(given.trace):
+        requests = scale_to_load(trace.requests, given.load, cost_model, deployment, seed=given.seed)
     with progress_bar() as progress:
         met = _windows_met(requests, deployment, cost_model, config, given.limit, progress)
-    with writing(given.out):
-        write_windows(given.out, (window for window, _ in met))
-    rows = [window_row(k, window, placement) for k, (window, placement) in enumerate(met)]
-    write_json(
-        given.json,
-        envelope(
-            "windows",
-            given.seed,
-            rows,
-            trace=trace.name,
-            deployment=deployment.name,
-            policy=given.policy,
-            load=given.load,
-            notes=list(trace.notes),
-        ),
+    result = envelope(
+        "windows",
+        given.seed,
+        [window_row(k, window, placement) for k, (window, placement) in enumerate(met)],
+        trace=trace.name,
+        deployment=deployment.name,
+        policy=given.policy,
+        load=given.load,
+        notes=list(trace.notes),
     )
+    with written(given.json, json_text(result)), writing(given.out):
+        write_windows(given.out, (window for window, _ in met))
     items = [window.num_items for window, _ in met]
     console(given.json).print(
         f"{given.out}: {len(met):,} windows, {sum(items):,} items, at most {max(items, default=0):,} in one; "

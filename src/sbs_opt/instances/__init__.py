@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sbs_opt.instances.files import atomic_write, check_writable
+from sbs_opt.instances.files import atomic_write, check_name, check_writable
 from sbs_opt.instances.formats.plain import write_trace
 from sbs_opt.instances.generator import GeneratorConfig, generate, generator_config_from_dict
 from sbs_opt.instances.offered import ideal_unit_ns_per_token, offered_decode_load, offered_load, scale_to_load
@@ -14,6 +14,7 @@ __all__ = [
     "GeneratorConfig",
     "Trace",
     "atomic_write",
+    "check_name",
     "check_writable",
     "compress",
     "cut",

@@ -16,14 +16,27 @@ from sbs_opt.models.errors import InputError
 PathLike = str | os.PathLike[str]
 
 
+def check_name(path: PathLike) -> None:
+    """Raise `InputError` where `path` can name no file: it is empty or holds a NUL character."""
+    name = os.fspath(path)
+    if not name:
+        raise InputError("no file name given; an empty one names no file")
+    if "\0" in name:
+        raise InputError(f"{name!r}: holds a NUL character, which no file name may; give another name")
+
+
 def check_writable(path: PathLike) -> None:
     """Raise where a file at `path` could not be written; call it before computing.
+
+    A temporary file is made in the folder and removed: what the permissions say is not what the superuser, a read-only
+    file system or /proc does.
 
     Raises
     ------
     InputError
-        The folder does not exist or may not be written to, or `path` is a folder or a protected file.
+        The folder does not exist or may not be written to, or `path` is a folder, a protected file or no name.
     """
+    check_name(path)
     target = Path(os.path.realpath(path))
     folder = target.parent
     if target.is_dir():
@@ -32,8 +45,16 @@ def check_writable(path: PathLike) -> None:
         raise InputError(f"{os.fspath(path)}: there is no folder {folder}; create it first")
     if target.exists() and not os.access(target, os.W_OK):
         raise InputError(f"{os.fspath(path)}: the file is protected against writing; choose another name")
-    if _is_replaceable(target) and not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{os.fspath(path)}: the folder {folder} may not be written to; choose another one")
+    if not _is_replaceable(target):
+        return
+    try:
+        temporary, descriptor = _temporary_beside(target)
+    except OSError as error:
+        raise InputError(
+            f"{os.fspath(path)}: the folder {folder} may not be written to ({error.strerror}); choose another one"
+        ) from error
+    os.close(descriptor)
+    temporary.unlink()
 
 
 @overload

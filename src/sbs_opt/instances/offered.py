@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sbs_opt.instances.draws import FloatArray
-from sbs_opt.instances.scaling import superpose_chosen, thinning_order
+from sbs_opt.instances.scaling import MOST_REQUESTS, superpose_chosen, thinning_order, too_many
 from sbs_opt.models.checks import IntArray
 from sbs_opt.models.deployment import Deployment, Instance
 from sbs_opt.models.errors import InputError
@@ -179,7 +179,7 @@ def scale_to_load(
     Raises
     ------
     InputError
-        `target` is not a finite number above 0, or the trace has no load.
+        `target` is not a finite number above 0 or takes more than 20 million requests, or the trace has no load.
     """
     if not np.isfinite(target) or target <= 0:
         raise InputError(f"load = {target!r}: must be a finite number above 0")
@@ -192,8 +192,12 @@ def scale_to_load(
     def load(of: FloatArray) -> float:
         return _prefill_load(of, span_ns, cost_model.prefill, deployment) if of[_TOKENS] else 0.0
 
-    if not load(taken[n]):
+    unscaled = load(taken[n])
+    if not unscaled:
         raise InputError("requests: hold no prompt tokens; there is no prefill load to scale")
+    copies = target / unscaled
+    if copies > 1 and copies * n > MOST_REQUESTS:
+        raise InputError(f"load = {target:g}: {too_many(copies * n)}")
     whole, kept = _largest_below(target, lambda total: load(total // n * taken[n] + taken[total % n]), n)
     reached = whole * taken[n] + taken[kept]
     chosen = list(range(kept))

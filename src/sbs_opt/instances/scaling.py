@@ -17,6 +17,9 @@ from sbs_opt.models.checks import IntArray
 from sbs_opt.models.errors import InputError
 from sbs_opt.models.requests import Requests
 
+MOST_REQUESTS = 20_000_000
+"""Requests that a trace may be made to hold: some GB of memory, and hours of simulating."""
+
 _THINNING, _ROTATION = 2, 3  # purposes of the draws
 
 
@@ -46,15 +49,22 @@ def superpose(requests: Requests, copies: float, *, seed: int) -> Requests:
     Raises
     ------
     InputError
-        No requests, or `copies` is not a finite number above 0.
+        No requests, `copies` is not a finite number above 0, or the result exceeds `MOST_REQUESTS`.
     """
     if not math.isfinite(copies) or copies <= 0:
         raise InputError(f"copies = {copies!r}: must be a finite number above 0")
     if not len(requests):
         raise InputError("requests: there are none to superpose")
     n = len(requests)
+    if copies > 1 and copies * n > MOST_REQUESTS:
+        raise InputError(f"copies = {copies:g}: {too_many(copies * n)}")
     whole, extra = divmod(max(round(copies * n), min(2, n)), n)
     return superpose_chosen(requests, whole, thinning_order(requests, seed)[:extra], seed=seed)
+
+
+def too_many(count: float) -> str:
+    """Return what is wrong with a trace of `count` requests, and the mend."""
+    return f"makes about {count:.3g} requests, more than the {MOST_REQUESTS:,} that fit; ask for less"
 
 
 def superpose_chosen(requests: Requests, whole: int, chosen: IntArray, *, seed: int) -> Requests:

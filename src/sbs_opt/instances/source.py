@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sbs_opt.instances.files import PathLike
+from sbs_opt.instances.files import PathLike, check_name
 from sbs_opt.models.errors import TraceError
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -30,6 +30,19 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
+class RepeatedKeyError(ValueError):
+    """A JSON object that gives one key twice; its text is the key."""
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the JSON object of `pairs` (an `object_pairs_hook`), refusing a repeated key: one value would be lost."""
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise RepeatedKeyError(next(name for name in names if names.count(name) > 1))
+    return record
+
+
 def iterate_rows(path: PathLike) -> Iterator[tuple[int, str]]:
     """Yield (1-based row, line) of a UTF-8 text file, plain, gzip or zstd; blank lines are passed over.
 
@@ -37,9 +50,12 @@ def iterate_rows(path: PathLike) -> Iterator[tuple[int, str]]:
 
     Raises
     ------
+    InputError
+        `path` can name no file.
     TraceError
         The file cannot be opened, is not text, or its compressed stream is damaged or cut off.
     """
+    check_name(path)
     rest = b""
     row = 0
     for chunk in _decompressed(path):

@@ -10,7 +10,8 @@ from itertools import islice
 from sbs_opt.instances.files import PathLike
 from sbs_opt.instances.formats import FORMATS
 from sbs_opt.instances.formats.base import TraceFormat, TraceText, csv_header, json_records
-from sbs_opt.instances.source import iterate_rows, shown
+from sbs_opt.instances.formats.plain import SBS_JSONL
+from sbs_opt.instances.source import iterate_rows, shown, trace_error
 from sbs_opt.instances.spread import quantum, spread
 from sbs_opt.models.errors import TraceError
 from sbs_opt.models.requests import Requests
@@ -68,18 +69,23 @@ def read_trace(path: PathLike, *, format: str | None = None, seed: int = 0) -> T
 
     Raises
     ------
+    InputError
+        `path` is empty or holds a NUL character.
     TraceError
         One line that names the file and, where they are known, row (1-based line) and field, and says how to mend it.
     """
-    if os.fspath(path) == SAMPLE:
-        with resources.as_file(resources.files(__package__) / "data" / "sample.jsonl.gz") as sample:
-            return replace(read_trace(sample, format="sbs-jsonl"), name=SAMPLE)
     name = os.fspath(path)
+    asked = None if format is None else _named(name, format)
+    if name == SAMPLE:
+        if asked not in (None, SBS_JSONL):
+            raise trace_error(name, None, None, f"the bundled trace is {SBS_JSONL.name}, not {format}; leave it out")
+        with resources.as_file(resources.files(__package__) / "data" / "sample.jsonl.gz") as sample:
+            return replace(read_trace(sample, format=SBS_JSONL.name), name=SAMPLE)
     rows = iterate_rows(path)
     text = TraceText(name, list(islice(rows, 1)))
     if not text.rows:
         raise text.error(None, None, "is empty; give a file that holds requests")
-    chosen = _detected(text) if format is None else _named(text, format)
+    chosen = asked or _detected(text)
     text.rows.extend(rows)  # only now: a large file of another kind is refused by its first row
     columns = chosen.read(text)
     if not columns.arrival_ns:
@@ -107,12 +113,12 @@ def _spread(requests: Requests, seed: int) -> tuple[Requests, list[str]]:
     return replace(requests, arrival_ns=arrival), [note]
 
 
-def _named(text: TraceText, name: str) -> TraceFormat:
+def _named(path: str, name: str) -> TraceFormat:
     for candidate in FORMATS:
         if candidate.name == name:
             return candidate
     known = ", ".join(candidate.name for candidate in FORMATS)
-    raise text.error(None, None, f"format {shown(name)} is unknown; known formats: {known}")
+    raise trace_error(path, None, None, f"format {shown(name)} is unknown; known formats: {known}")
 
 
 def _detected(text: TraceText) -> TraceFormat:

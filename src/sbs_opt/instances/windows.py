@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sbs_opt.instances.files import PathLike, atomic_write, compressed
-from sbs_opt.instances.source import iterate_rows, shown, trace_error
+from sbs_opt.instances.source import RepeatedKeyError, iterate_rows, shown, trace_error, unique_keys
 from sbs_opt.models.errors import InputError, TraceError
 from sbs_opt.models.window import FREE, UNLIMITED, Savings, Window
 
@@ -28,6 +28,7 @@ _FIELDS = (
     "pinned",
     "savings",
 )
+_TWICE = "is given twice in one object; keep one of the two"
 _SAVINGS_FIELDS = ("item", "unit", "value")
 
 
@@ -57,7 +58,9 @@ def read_windows(path: PathLike) -> Iterator[Window]:
     """
     for row, line in iterate_rows(path):
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=unique_keys)
+        except RepeatedKeyError as error:
+            raise trace_error(path, row, str(error), _TWICE) from error
         except (ValueError, RecursionError) as error:
             problem = f"is not valid JSON ({error}); if the file was cut off, write it again"
             raise trace_error(path, row, None, problem) from error

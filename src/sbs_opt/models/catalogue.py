@@ -19,6 +19,11 @@ def list_deployments() -> tuple[str, ...]:
     return tuple(sorted(p.name.removesuffix(".toml") for p in _folder().iterdir() if p.name.endswith(".toml")))
 
 
+def is_deployment_file(name: str) -> bool:
+    """Return whether `load_deployment` takes `name` for a file: it ends in .toml or holds a slash."""
+    return name.endswith(".toml") or "/" in name
+
+
 def load_deployment(name: str) -> Deployment:
     """Load a bundled deployment by name, or one from a TOML file (a name that ends in .toml or holds a slash).
 
@@ -27,7 +32,9 @@ def load_deployment(name: str) -> Deployment:
     InputError
         Unknown name, unreadable file, broken TOML, unknown key; in one line, with the known names.
     """
-    is_path = name.endswith(".toml") or "/" in name
+    is_path = is_deployment_file(name)
+    if "\0" in name:
+        raise InputError(f"deployment = {name!r}: holds a NUL character; give the name of a file")
     if not is_path and name not in list_deployments():
         raise InputError(
             f"deployment = {name!r}: unknown; bundled are {', '.join(list_deployments())}; or give a .toml file"
@@ -37,10 +44,10 @@ def load_deployment(name: str) -> Deployment:
         return deployment_from_dict(tomllib.loads(text))
     except OSError as error:
         raise InputError(f"{name}: cannot read the deployment: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{name}: is not TOML: {error}") from error
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
+        raise InputError(f"{name}: is not TOML: {error}") from error
 
 
 def cost_model_of(deployment: Deployment) -> CostModel:

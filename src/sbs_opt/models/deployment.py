@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from sbs_opt.models.errors import InputError
 
 Phase = Literal["prefill", "decode"]
+
+MOST_UNITS = 4_096
+"""Units of one instance, and instances of one name."""
+MOST_TOKENS = 1 << 40
+"""Any budget of tokens: sums over a fleet stay far from the end of int64."""
+MOST_SLOTS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +57,17 @@ class Instance:
     unit: Unit
 
     def __post_init__(self) -> None:
+        _text("instances", "name", self.name)
+        where = f"instance {self.name}"
         if self.phase not in ("prefill", "decode"):
-            raise InputError(f"instance {self.name}: phase = {self.phase!r}, must be 'prefill' or 'decode'")
-        needed = "chunk_tokens" if self.phase == "prefill" else "slots"
-        for name, value in (
-            ("num_units", self.num_units),
-            ("kv_tokens", self.unit.kv_tokens),
-            (needed, getattr(self.unit, needed)),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"instance {self.name}: {name} = {value!r}, must be a whole number of at least 1")
+            raise InputError(f"{where}: phase = {self.phase!r}, must be 'prefill' or 'decode'")
+        if not isinstance(self.unit, Unit):
+            raise InputError(f"{where}: needs a unit = {{ kv_tokens = …, … }} table, not {self.unit!r}")
+        is_prefill = self.phase == "prefill"
+        _whole(where, "num_units", self.num_units, 1, MOST_UNITS)
+        _whole(where, "kv_tokens", self.unit.kv_tokens, 1, MOST_TOKENS)
+        _whole(where, "chunk_tokens", self.unit.chunk_tokens, int(is_prefill), MOST_TOKENS)
+        _whole(where, "slots", self.unit.slots, int(not is_prefill), MOST_SLOTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,8 @@ class Deployment:
     overlap: bool = True
 
     def __post_init__(self) -> None:
+        for key in ("name", "hardware", "model"):
+            _text("deployment", key, getattr(self, key))
         names = [instance.name for instance in self.instances]
         if len(set(names)) != len(names):
             raise InputError(f"deployment {self.name}: instance names repeat: {', '.join(names)}")
@@ -98,10 +107,7 @@ class Deployment:
             # One block of unit state per phase keeps the hot path in plain arrays.
             if len({(i.num_units, i.unit) for i in self.of_phase(phase)}) > 1:
                 raise InputError(f"deployment {self.name}: the {phase} instances differ; they must be equal")
-        if isinstance(self.context_tokens, bool) or not isinstance(self.context_tokens, int) or self.context_tokens < 1:
-            raise InputError(
-                f"deployment {self.name}: context_tokens = {self.context_tokens}, must be a whole number of at least 1"
-            )
+        _whole(f"deployment {self.name}", "context_tokens", self.context_tokens, 1, MOST_TOKENS)
         if not isinstance(self.overlap, bool):
             raise InputError(f"deployment {self.name}: overlap = {self.overlap!r}, must be true or false")
 
@@ -118,36 +124,50 @@ def deployment_from_dict(data: dict[str, object]) -> Deployment:
     top = dict(data)
     rows = top.pop("instances", [])
     _only("deployment", top, {f.name for f in fields(Deployment)} - {"instances"})
-    if not isinstance(rows, list):
+    _needs("deployment", top, ("name", "hardware", "model", "context_tokens"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError("deployment: write instances as [[instances]] tables")
-    instances: list[Instance] = []
-    for given in rows:
-        if not isinstance(given, dict):
-            raise InputError("deployment: write instances as [[instances]] tables")
-        row = dict(given)
-        unit, count = row.pop("unit", None), row.pop("count", None)
-        _only("instances", row, {"name", "phase", "num_units"}, extra="unit, count")
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-            raise InputError(f"instance {row.get('name')}: count = {count!r}, must be a whole number of at least 1")
-        if not isinstance(unit, dict):
-            raise InputError(f"instance {row.get('name')}: needs a unit = {{ kv_tokens = …, … }} table")
-        _only("unit", unit, {f.name for f in fields(Unit)})
-        try:
-            budgets = Unit(**unit)
-            if count is None:
-                instances.append(Instance(**row, unit=budgets))
-            else:
-                base = row.pop("name")
-                instances += [Instance(name=f"{base}-{k}", **row, unit=budgets) for k in range(count)]
-        except (TypeError, KeyError) as error:
-            raise InputError(f"deployment: an instance lacks a key: {error}") from error
-    try:
-        return Deployment(instances=tuple(instances), **top)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise InputError(f"deployment: {error}") from error
+    instances = tuple(instance for row in rows for instance in _instances(row))
+    return Deployment(instances=instances, **top)  # type: ignore[arg-type]  # types are checked there
 
 
-def _only(what: str, table: dict[str, object], known: set[str], extra: str = "") -> None:
+def _instances(given: dict[str, Any]) -> list[Instance]:
+    row = dict(given)
+    unit, count = row.pop("unit", None), row.pop("count", None)
+    _only("instances", row, {"name", "phase", "num_units"}, extra="unit, count")
+    _needs("instances", row, ("name",))
+    name = row.pop("name")
+    _text("instances", "name", name)
+    where = f"instance {name}"
+    _needs(where, row, ("phase", "num_units"))
+    if not isinstance(unit, dict):
+        raise InputError(f"{where}: needs a unit = {{ kv_tokens = …, … }} table")
+    _only("unit", unit, {f.name for f in fields(Unit)})
+    _needs(f"{where}, unit", unit, ("kv_tokens",))
+    budgets = Unit(**unit)
+    if count is None:
+        return [Instance(name, **row, unit=budgets)]
+    _whole(where, "count", count, 1, MOST_UNITS)
+    return [Instance(f"{name}-{k}", **row, unit=budgets) for k in range(count)]
+
+
+def _whole(where: str, key: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InputError(f"{where}: {key} = {value!r}, must be a whole number from {least} to {most:,}")
+
+
+def _text(where: str, key: str, value: object) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where}: {key} = {value!r}, must be text that is not empty")
+
+
+def _needs(where: str, table: dict[str, Any], keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if key not in table:
+            raise InputError(f"{where}: needs a {key} = …")
+
+
+def _only(what: str, table: dict[str, Any], known: set[str], extra: str = "") -> None:
     unknown = sorted(set(table) - known)
     if unknown:
         names = ", ".join(sorted(known)) + (f", {extra}" if extra else "")

@@ -14,7 +14,7 @@ from sbs_opt.simulator.metrics import FloatArray
 from sbs_opt.simulator.study import Cell, Study
 
 REFERENCE = "phase_aware"
-"""The strongest immediate policy of the design study; others are given as ratios to it."""
+"""The strongest immediate policy that we know; others are given as ratios to it."""
 
 
 def mean(values: FloatArray) -> float | None:

@@ -21,6 +21,7 @@ from sbs_opt.scheduler.config import SchedulerConfig
 from sbs_opt.scheduler.prefill import PrefillScheduler
 from sbs_opt.scheduler.request_table import State
 from sbs_opt.solvers.direct import place
+from sbs_opt.solvers.registry import solver_info
 
 Observer = Callable[[Window, Placement], None]
 
@@ -51,6 +52,7 @@ class BatchScheduler(PrefillScheduler):
     ) -> None:
         super().__init__(deployment, cost_model, config)
         self._decisions = config.decisions()
+        solver_info(self._decisions.solver)  # an unknown name fails here rather than at the first window
         self._admit = ADMISSION[self._decisions.admission]
         self._observe = observe
         self._waiting: list[int] = []

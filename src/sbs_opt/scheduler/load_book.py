@@ -161,7 +161,7 @@ class LoadBook:
                 if belief.pending_ns is None:
                     continue
                 # What was withdrawn on its way launches nothing.
-                belief.pending_ns = self._first_sent_ns(index, 0)
+                belief.pending_ns = self._first_sent_ns(index, belief.pending_ns)
                 if belief.pending_ns is None:
                     belief.idle_since_ns = now_ns
                 elif belief.pending_ns < now_ns:

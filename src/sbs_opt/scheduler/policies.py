@@ -89,7 +89,7 @@ POLICIES: dict[str, PolicyInfo] = {
         PhaseAware,
         "instance that can start it soonest, then its least queued unit",
         "live",
-        "strongest immediate baseline of the design study",
+        "this project: the strongest immediate rule that we know",
     ),
     "central_greedy": PolicyInfo(
         "prefill",

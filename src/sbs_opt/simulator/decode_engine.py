@@ -13,7 +13,7 @@ from sbs_opt.models.requests import Requests
 from sbs_opt.simulator import decode_kernels as kernels
 
 RESERVE_TOKENS = 150
-"""KV kept free per running sequence at admission: growth that avoids preemption (design study on real traces)."""
+"""KV kept free per running sequence at admission: room for growth, so that preemption stays rare."""
 
 
 class DecodeEngine:

@@ -23,7 +23,7 @@ from sbs_opt.simulator.replay import simulate
 from sbs_opt.simulator.simulation import Run
 
 LEAST_PASSES = 2_000
-"""Passes below which a figure says little about a policy (scheduling study)."""
+"""Passes below which a figure says little about a policy."""
 
 _PILOT_PASSES = 150
 _SHOWN_PASSES = 24

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sbs_opt.instances.columns import Columns
 from sbs_opt.instances.parsing import Fail
-from sbs_opt.instances.source import shown, trace_error
+from sbs_opt.instances.source import RepeatedKeyError, shown, trace_error, unique_keys
 from sbs_opt.models.errors import TraceError
 
 
@@ -64,7 +64,7 @@ class DecimalText(str):
     __slots__ = ()
 
 
-_DECODER = json.JSONDecoder(parse_float=DecimalText)
+_DECODER = json.JSONDecoder(parse_float=DecimalText, object_pairs_hook=unique_keys)
 
 
 def json_records(text: TraceText) -> Iterator[tuple[Fail, dict[str, Any]]]:
@@ -72,6 +72,8 @@ def json_records(text: TraceText) -> Iterator[tuple[Fail, dict[str, Any]]]:
     for row, line in text.rows:
         try:
             record = _DECODER.decode(line)
+        except RepeatedKeyError as error:
+            raise text.error(row, str(error), "is given twice in one object; keep one of the two") from error
         except (ValueError, RecursionError) as error:
             problem = (
                 f"is not valid JSON ({error}); each line must be one object: if the file was cut off, fetch it again "
@@ -81,6 +83,14 @@ def json_records(text: TraceText) -> Iterator[tuple[Fail, dict[str, Any]]]:
         if type(record) is not dict:
             raise text.error(row, None, f"holds {shown(record)}; each line must be one JSON object")
         yield text.fail_at(row), record
+
+
+def refuse_quoted(record: dict[str, Any], names: tuple[str, ...], fail: Fail) -> None:
+    """Raise where one of the numbers at `names` is written as text: JSON has numbers, and a quoted one is a mistake."""
+    for name in names:
+        value = record.get(name)
+        if type(value) is str:  # not DecimalText, a number that the decoder left as written
+            raise fail(name, f"{shown(value)} is text; write the number without quotes")
 
 
 def csv_header(line: str) -> list[str]:

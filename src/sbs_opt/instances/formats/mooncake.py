@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from sbs_opt.instances.columns import Columns
-from sbs_opt.instances.formats.base import TraceFormat, TraceText, ignored_note, json_records
+from sbs_opt.instances.formats.base import TraceFormat, TraceText, ignored_note, json_records, refuse_quoted
 from sbs_opt.instances.parsing import Fail, arrival, whole_number
 from sbs_opt.instances.source import shown
 
 BLOCK_TOKENS = 512
 
-_FIELDS = frozenset({"timestamp", "input_length", "output_length", "hash_ids"})
+_NUMBERS = ("timestamp", "input_length", "output_length")
+_FIELDS = frozenset({*_NUMBERS, "hash_ids"})
 _MILLISECOND_NS = 1_000_000
 
 
@@ -19,6 +20,7 @@ def _read(text: TraceText) -> Columns:
     columns = Columns(block_tokens=BLOCK_TOKENS)
     others: set[str] = set()
     for fail, record in json_records(text):
+        refuse_quoted(record, _NUMBERS, fail)
         stamp = whole_number(record.get("timestamp"), "timestamp", fail)
         prompt = whole_number(record.get("input_length"), "input_length", fail)
         output = whole_number(record.get("output_length"), "output_length", fail)

@@ -9,7 +9,15 @@ from typing import Any
 
 from sbs_opt.instances.columns import Columns
 from sbs_opt.instances.files import PathLike, atomic_write, compressed
-from sbs_opt.instances.formats.base import DecimalText, TraceFormat, TraceText, csv_header, csv_records, json_records
+from sbs_opt.instances.formats.base import (
+    DecimalText,
+    TraceFormat,
+    TraceText,
+    csv_header,
+    csv_records,
+    json_records,
+    refuse_quoted,
+)
 from sbs_opt.instances.parsing import Fail, arrival, decimal_seconds_to_ns, whole_number
 from sbs_opt.instances.source import shown
 from sbs_opt.models.requests import Requests
@@ -19,6 +27,7 @@ SCHEMA = "sbs-opt/trace/1"
 _TIMES = ("arrival_ns", "arrival_s")
 _LENGTHS = ("prompt_tokens", "output_tokens")
 _OPTIONAL = ("session", "block_tokens", "block_ids")
+_NUMBERS = (*_TIMES, *_LENGTHS, "block_tokens")
 _ID = re.compile(r"-?\d{1,40}", re.ASCII)  # hashes may be unsigned 64-bit or wider
 _KNOWN = (*_TIMES, *_LENGTHS, *_OPTIONAL)
 
@@ -120,6 +129,7 @@ def _read_jsonl(text: TraceText) -> Columns:
             continue
         time = time or _one_time(record, fail)
         _refuse_unknown(record, fail)
+        refuse_quoted(record, _NUMBERS, fail)
         if _one_time(record, fail) != time:
             raise fail(time, "is missing, earlier rows have it; use one unit of time throughout")
         collected.add(
