@@ -219,7 +219,10 @@ def _parse(kind: str, name: str) -> dict[str, Any]:
         if not path.is_file():
             known = ", ".join(_names(kind))
             raise InputError(f"{kind} profile {name!r}: unknown; known: {known}, or give the path of a TOML file")
-        text = path.read_text("utf-8")
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{kind} profile {name}: cannot be read: {error}") from error
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
