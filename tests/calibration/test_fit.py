@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,12 +136,23 @@ def test_table_without_rows_or_columns_is_named(tmp_path: Path) -> None:
         tables.columns([{"m": "1"}], "n")
 
 
+def flat(value: Any) -> list[float]:
+    """Return the numbers of a nested dictionary, in order."""
+    if isinstance(value, dict):
+        return [number for part in value.values() for number in flat(part)]
+    return [float(value)] if isinstance(value, int | float) else []
+
+
 def test_command_writes_a_profile_that_loads(
     calibration_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "mine.toml"
     assert main([str(calibration_dir), "--date", "2026-11-20", "-o", str(out)]) == 0
-    assert load_hardware(str(out)) == load_hardware("h800")
+    fitted, committed = (asdict(load_hardware(name)) for name in (str(out), "h800"))
+    assert fitted.keys() == committed.keys()
+    for part, constants in committed.items():
+        # The optimiser stops a little elsewhere with another build of the linear algebra.
+        assert flat(fitted[part]) == pytest.approx(flat(constants), rel=1e-3), part
     assert "end-to-end prefill" in capsys.readouterr().out
 
 
