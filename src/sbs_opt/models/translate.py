@@ -112,16 +112,18 @@ def prefill_window(state: PrefillState, cost: PrefillTiming, balance: Literal["t
             )
         )
         price = [1, cost.alltoall_price, 0, 0]
+    names = PREFILL_BY_TIME if balance == "time" else PREFILL_BY_TOKENS
+    chunk, kv = names.index("chunk_tokens"), names.index("kv_tokens")
     limit = np.full(load.shape, UNLIMITED)
-    limit[:, -2] = state.budgets.chunk_tokens
-    limit[:, -1] = state.budgets.kv_tokens
+    limit[:, chunk] = state.budgets.chunk_tokens
+    limit[:, kv] = state.budgets.kv_tokens
     return Window(
         demand=tokens,
         load=load,
         price=price,
         spread_weight=_spread_weight(price, tokens, load),
         limit=limit,
-        open_resource=load.shape[1] - 2,
+        open_resource=chunk,
         tier=state.tier,
         savings=Savings(state.hit_item, state.hit_unit, saved) if len(state.hit_item) else None,
     )
@@ -149,8 +151,8 @@ def decode_window(state: DecodeState, cost: DecodeTiming) -> Window:
     )
     price = [1, 1, 0, 0]
     limit = np.full((m, 4), UNLIMITED)
-    limit[:, 2] = state.budgets.kv_tokens
-    limit[:, 3] = state.budgets.slots
+    limit[:, DECODE.index("kv_tokens")] = state.budgets.kv_tokens
+    limit[:, DECODE.index("slots")] = state.budgets.slots
     return Window(
         demand=demand,
         load=load,

@@ -90,13 +90,15 @@ class BatchScheduler(PrefillScheduler):
     def _earliest_ns(self) -> int | None:
         times = [self._first_deadline_ns] if self._first_deadline_ns < NO_DEADLINE else []
         held_until = self._held_until_ns()
-        for belief in self._book.instances:
+        for belief, active in zip(self._book.instances, self._active.tolist(), strict=True):
+            if not active:
+                continue
             opens = timing.opens_ns(belief, self.config.lead_ns)
             if opens is not None:
                 times.append(max(opens, held_until))
-            elif belief.running and belief.active:
+            elif belief.running:
                 times.append(self._watchdog_ns(belief.launch_ns, belief.expected_end_ns))
-            elif belief.pending_ns is not None and belief.active:
+            elif belief.pending_ns is not None:
                 # Once the batch on its way has launched, its pass has an end to commit the next batch before.
                 times.append(belief.pending_ns + 1)
         return max(min(times), self._now_ns) if times else None
@@ -108,7 +110,7 @@ class BatchScheduler(PrefillScheduler):
         if timing.lightly_loaded(self._book, self.config):
             return 0
         oldest_ns = int(self._table.arrival_ns[self._waiting[0]])
-        interval_over = self._last_dispatch_ns + timing.interval_ns(self._book, self.config)
+        interval_over = self._last_dispatch_ns + timing.interval_ns(self._book, self._active, self.config)
         return min(interval_over, oldest_ns + self.config.hold_limit_ns)
 
     def _next_instance(self) -> int | None:
@@ -118,7 +120,7 @@ class BatchScheduler(PrefillScheduler):
         best: tuple[int, int] | None = None
         for index, belief in enumerate(self._book.instances):
             opens = timing.opens_ns(belief, self.config.lead_ns)
-            if opens is not None and opens <= self._now_ns:
+            if opens is not None and opens <= self._now_ns and self._active[index]:
                 best = min(best, (opens, index)) if best else (opens, index)
         return best[1] if best else None
 

@@ -12,7 +12,7 @@ from sbs_opt.models.cost import CostModel
 from sbs_opt.models.deployment import Deployment
 from sbs_opt.scheduler import immediate_kernels as kernels
 from sbs_opt.scheduler.book_kernels import KV, REQUESTS
-from sbs_opt.scheduler.commands import RETRY_AFTER_NS, Command, Dispatch, Reject
+from sbs_opt.scheduler.commands import Command, Dispatch
 from sbs_opt.scheduler.config import MS, SchedulerConfig
 from sbs_opt.scheduler.load_book import LoadBook
 from sbs_opt.scheduler.prefill import PrefillScheduler
@@ -111,9 +111,7 @@ class ImmediateScheduler(PrefillScheduler):
 
     def _accept(self, slots: Sequence[int]) -> Sequence[Command]:
         if not self._active.any():
-            ids = self._table.id[list(slots)]
-            self._table.drop(slots)
-            return [Reject(ids, "overload", RETRY_AFTER_NS)]
+            return self._refuse(slots)
         decision_ns = self._decision_ns(self._num_units)
         chosen: dict[int, tuple[list[int], list[int]]] = {}
         for slot in slots:

@@ -48,8 +48,8 @@ class InstanceBelief:
 
     Attributes
     ----------
-    active, lost
-        Whether it takes new requests; whether it is gone, so that what it still reports is late.
+    lost
+        Whether it is gone, so that what it still reports is late.
     as_of_ns
         When the last report taken in was true.
     running
@@ -63,7 +63,6 @@ class InstanceBelief:
     """
 
     __slots__ = (
-        "active",
         "as_of_ns",
         "committed",
         "duration_ns",
@@ -78,7 +77,6 @@ class InstanceBelief:
     )
 
     def __init__(self, mean_passes: int) -> None:
-        self.active = True
         self.lost = False
         self.as_of_ns = -1
         self.running = False

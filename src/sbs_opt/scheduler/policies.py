@@ -54,8 +54,6 @@ class PolicyInfo:
     ----------
     phase
         "prefill" or "decode".
-    late_binding
-        Whether requests wait centrally.
     rule
         Builds the rule of an immediate prefill policy from the seed; None otherwise.
     summary, sees, reference
@@ -63,21 +61,24 @@ class PolicyInfo:
     """
 
     phase: Phase
-    late_binding: bool
     rule: Callable[[int], Rule] | None
     summary: str
     sees: str
     reference: str
 
+    @property
+    def late_binding(self) -> bool:
+        """Whether requests wait centrally."""
+        return self.phase == "prefill" and self.rule is None
+
 
 _SBS = "staggered batch scheduling, arXiv 2512.16134 (2025); control rules reconstructed"
 
 POLICIES: dict[str, PolicyInfo] = {
-    "round_robin": PolicyInfo("prefill", False, RoundRobin, "a counter over all units", "nothing", "folklore"),
-    "random": PolicyInfo("prefill", False, Random, "a uniform draw over all units", "nothing", "folklore"),
+    "round_robin": PolicyInfo("prefill", RoundRobin, "a counter over all units", "nothing", "folklore"),
+    "random": PolicyInfo("prefill", Random, "a uniform draw over all units", "nothing", "folklore"),
     "sglang.total_tokens": PolicyInfo(
         "prefill",
-        False,
         SglangTotalTokens,
         "least used KV + queued tokens, then requests",
         "snapshot refreshed every ≥ 20 ms, prompt booked at dispatch",
@@ -85,7 +86,6 @@ POLICIES: dict[str, PolicyInfo] = {
     ),
     "phase_aware": PolicyInfo(
         "prefill",
-        False,
         PhaseAware,
         "instance that can start it soonest, then its least queued unit",
         "live",
@@ -93,7 +93,6 @@ POLICIES: dict[str, PolicyInfo] = {
     ),
     "central_greedy": PolicyInfo(
         "prefill",
-        True,
         None,
         "late binding alone: whenever an instance is free, least loaded in arrival order",
         "live",
@@ -101,7 +100,6 @@ POLICIES: dict[str, PolicyInfo] = {
     ),
     "sbs": PolicyInfo(
         "prefill",
-        True,
         None,
         "staggered interval, carried-over then longest first into the most room",
         "live",
@@ -109,7 +107,6 @@ POLICIES: dict[str, PolicyInfo] = {
     ),
     "sbs_auto": PolicyInfo(
         "prefill",
-        True,
         None,
         "admit by age until the room is used, then longest processing time first, balancing time",
         "live",
@@ -117,7 +114,6 @@ POLICIES: dict[str, PolicyInfo] = {
     ),
     "least_kv": PolicyInfo(
         "decode",
-        False,
         None,
         "unit with the least booked KV",
         "booked",

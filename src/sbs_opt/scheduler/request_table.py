@@ -74,6 +74,10 @@ class RequestTable:
             self.blocks[slot] = batch.block_id[batch.block_offset[k] : batch.block_offset[k + 1]]
         return slot
 
+    def was_sent_in(self, slot: int, window_id: int) -> bool:
+        """Tell whether a request is dispatched, and by the dispatch of that window."""
+        return bool(self.state[slot] == State.DISPATCHED and self.sent_in[slot] == window_id)
+
     def drop(self, slots: Iterable[int]) -> None:
         """Forget requests; their slots are free again."""
         for slot in slots:
