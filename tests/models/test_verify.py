@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbs_opt.models.errors import InputError, PlacementError
 from sbs_opt.models.objective import Objective
 from sbs_opt.models.placement import Placement, effective_demand
 from sbs_opt.models.verify import verify
+from sbs_opt.models.verify_plainly import verify_plainly
 from sbs_opt.models.window import FREE, Savings, Window
 from sbs_opt.testing.strategies import windows
 
@@ -165,6 +167,36 @@ def test_taking_an_item_away_never_breaks_a_rule(pair: tuple[Window, list[int]],
     assert after.bottleneck <= before.bottleneck
     assert after.saved <= before.saved
     assert after.spread <= before.spread
+
+
+def judged(judge: Callable[[Window, list[int]], Objective], window: Window, unit: list[int]) -> Objective | str:
+    """Return the objective, or what is said against the placement."""
+    try:
+        return judge(window, unit)
+    except PlacementError as error:
+        return str(error)
+
+
+@settings(max_examples=300)
+@given(window_with_units())
+def test_the_compiled_and_the_plain_judge_agree(pair: tuple[Window, list[int]]) -> None:
+    window, unit = pair
+    assert judged(verify, window, unit) == judged(verify_plainly, window, unit)
+    assert verify(window, feasible(window, unit)) == verify_plainly(window, feasible(window, unit))
+
+
+@pytest.mark.parametrize("load", [0, 2**30, 2**31, 2**32, 2**59])
+@pytest.mark.parametrize("weight", [0, 1, 3])
+def test_spread_is_exact_on_both_sides_of_64_bits(load: int, weight: int) -> None:
+    for window in (plain([5, 7], [load, 1], spread_weight=[weight]), plain([5, 7], [load, 1], pinned=[0, 1])):
+        assert verify(window, [0, 1]) == verify_plainly(window, [0, 1])
+
+
+@pytest.mark.parametrize("unit", [-2, 2, -(2**31)])
+def test_an_unchecked_placement_is_checked_by_the_judge(unit: int) -> None:
+    for window in (plain([1, 1], [0, 0]), plain([1, 1], [0, 0], pinned=[0, -1])):
+        with pytest.raises(PlacementError, match=f"item 1 is on unit {unit}"):
+            verify(window, Placement.unchecked(np.array([0, unit], dtype=np.int32)))
 
 
 @given(window_with_units())

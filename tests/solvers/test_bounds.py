@@ -50,7 +50,8 @@ def test_bound_does_not_depend_on_the_order_of_items_and_units(window: Window, d
 @pytest.mark.parametrize(
     ("window", "left_out", "bound"),
     [
-        pytest.param(plain([5, 5, 5], [0, 0]), (0,), 8, id="water level, rounded up"),
+        pytest.param(plain([5, 5, 5], [0, 2]), (0,), 10, id="counting: some unit takes two"),
+        pytest.param(plain([3, 2, 2], [0, 0]), (0,), 4, id="water level, rounded up"),
         pytest.param(plain([5, 5, 5], [0, 20, 0]), (0,), 20, id="room below the peak is free"),
         pytest.param(plain([1, 9], [4, 6]), (0,), 13, id="single item on the least loaded unit"),
         pytest.param(plain([1, 9], [4, 6]), (1,), 6, id="left out: the adversary drops the dearest"),

@@ -44,7 +44,7 @@ class Answers:
 
 
 def test_registered_solvers() -> None:
-    assert [info.name for info in list_solvers()] == ["auto", "least_loaded", "lpt", "cp_sat"]
+    assert [info.name for info in list_solvers()][:3] == ["auto", "least_loaded", "lpt"]
     assert all(info.reference for info in list_solvers())
     assert load_solver("lpt") is load_solver("lpt")
 
@@ -58,10 +58,10 @@ def test_an_own_solver_may_return_a_placement_or_an_array(answer: Any) -> None:
 
 
 def test_a_proved_bound_of_an_own_solver_makes_it_optimal() -> None:
-    window = plain([3, 3, 3], [0, 0])  # the cheap bound is 5, the least 6
-    assert solve(window, Answers([0, 1, 1])).status == "FEASIBLE"
-    result = solve(window, Answers(Solution(np.array([0, 1, 1]), bound=6, steps=5, limit="time")))
-    assert (result.bound, result.status, result.limit, result.stats.steps) == (6, "OPTIMAL", "time", 5)
+    window = plain([9, 9, 6, 6], [0, 3])  # the cheap bounds are 17, the least is 18
+    assert solve(window, Answers([0, 1, 0, 1])).status == "FEASIBLE"
+    result = solve(window, Answers(Solution(np.array([0, 1, 0, 1]), bound=18, steps=5, limit="time")))
+    assert (result.bound, result.status, result.limit, result.stats.steps) == (18, "OPTIMAL", "time", 5)
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -37,6 +37,14 @@ class Placement:
         narrow.flags.writeable = False
         object.__setattr__(self, "unit", narrow)
 
+    @classmethod
+    def unchecked(cls, unit: UnitArray) -> Placement:
+        """Take an int32 vector as it is, without a copy or a look at its entries, which `verify` takes anyway."""
+        placement = object.__new__(cls)
+        unit.flags.writeable = False
+        object.__setattr__(placement, "unit", unit)
+        return placement
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Placement) and np.array_equal(self.unit, other.unit)
 

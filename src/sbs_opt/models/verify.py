@@ -1,13 +1,22 @@
-"""The independent judge of a placement: plain Python integers, no code shared with any solver."""
+"""The independent judge of a placement: recomputes the objective and checks every rule, with no code of any solver."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sbs_opt.models.errors import PlacementError
+import numpy as np
+
+from sbs_opt.models.checks import IntArray
+from sbs_opt.models.errors import InternalError
 from sbs_opt.models.objective import Objective
 from sbs_opt.models.placement import Placement
-from sbs_opt.models.window import UNLIMITED, Window
+from sbs_opt.models.verify_plainly import verify_plainly
+
+if TYPE_CHECKING:
+    from sbs_opt.models.window import Window
+
+_EMPTY = np.zeros(0, dtype=np.int64)
+_EMPTY_TABLE = np.zeros((0, 1), dtype=np.int64)
 
 
 def verify(window: Window, placement: Placement | Any) -> Objective:
@@ -32,77 +41,60 @@ def verify(window: Window, placement: Placement | Any) -> Objective:
     """
     if not isinstance(placement, Placement):
         placement = Placement(placement)
-    unit: list[int] = placement.unit.tolist()
-    n, m = window.num_items, window.num_units
-    if len(unit) != n:
-        raise PlacementError(f"the placement has {len(unit)} entries, the window has {n} items")
-    for i, u in enumerate(unit):
-        if u >= m:
-            raise PlacementError(f"item {i} is on unit {u}, the window has {m} units")
-    for i, wanted in enumerate(window.pinned.tolist()):
-        if wanted >= 0 and unit[i] not in (wanted, -1):
-            raise PlacementError(f"item {i} is pinned to unit {wanted} but placed on unit {unit[i]}")
+    if len(placement.unit) != window.num_items:
+        return verify_plainly(window, placement)
+    from sbs_opt.models import verify_kernel  # compiled code is loaded by the first placement, not by the import
 
-    added = window.demand.tolist()
-    saved = _apply_savings(window, unit, added)
-    items_of: list[list[int]] = [[] for _ in range(m)]
-    for i, u in enumerate(unit):
-        if u >= 0:
-            items_of[u].append(i)
-    load = window.load.tolist()
-    for u in range(m):
-        for r in range(window.num_resources):
-            _check_limit(window, u, r, load[u][r], items_of[u], added)
-            load[u][r] += sum(added[i][r] for i in items_of[u])
-
-    price, weight = window.price.tolist(), window.spread_weight.tolist()
-    peak: dict[tuple[int, int], int] = {}
-    for u, group in enumerate(window.group.tolist()):
-        for r, value in enumerate(load[u]):
-            peak[group, r] = max(peak.get((group, r), 0), value)
-    tier = window.tier.tolist()
-    left_out = dict.fromkeys(sorted(set(tier)), 0)
-    for i, u in enumerate(unit):
-        if u < 0:
-            left_out[tier[i]] += 1
-    return Objective(
-        left_out=tuple(left_out.values()),
-        bottleneck=sum(price[r] * value for (_, r), value in peak.items()),
-        saved=saved,
-        spread=sum(weight[r] * value * value for row in load for r, value in enumerate(row)),
-    )
-
-
-def _apply_savings(window: Window, unit: list[int], added: list[list[int]]) -> int:
-    """Subtract what the chosen units save from `added`, in place; return the priced total."""
-    if window.savings is None:
-        return 0
-    total = 0
-    price = window.price.tolist()
-    rows = zip(window.savings.item.tolist(), window.savings.unit.tolist(), window.savings.value.tolist(), strict=True)
-    for i, u, value in rows:
-        if unit[i] == u:
-            for r, saving in enumerate(value):
-                added[i][r] -= saving
-                total += price[r] * saving
-    return total
-
-
-def _check_limit(window: Window, u: int, r: int, load: int, items: list[int], added: list[list[int]]) -> None:
-    limit = int(window.limit[u, r])
-    amounts = [(added[i][r], i) for i in items if added[i][r] > 0]
-    if limit == UNLIMITED or not amounts:
-        return
-    total = load + sum(amount for amount, _ in amounts)
-    if total <= limit:
-        return
-    if r != window.open_resource:
-        raise PlacementError(f"unit {u}, resource {r}: load {total} exceeds the limit {limit}")
-    longest = max(amount for amount, _ in amounts)
-    may_cross = any(bool(window.crossing[i]) for amount, i in amounts if amount == longest)
-    if not may_cross:
-        raise PlacementError(f"unit {u}, resource {r}: load {total} exceeds {limit} and its longest item may not cross")
-    if total - longest >= limit:
-        raise PlacementError(
-            f"unit {u}, resource {r}: {total - longest} is used before the longest item starts, the budget is {limit}"
+    if not window.fields_in_use and window.one_tier:
+        left_out, bottleneck, spread = verify_kernel.judge_plain(
+            placement.unit, window.demand, window.load, window.price, window.spread_weight
         )
+        if spread >= 0:
+            return Objective((left_out,) if window.num_items else (), bottleneck, 0, spread)
+        # A rule is broken, or the spread exceeds 64 bits: the general way tells them apart.
+    return _verify_any(window, placement)
+
+
+def _verify_any(window: Window, placement: Placement) -> Objective:
+    from sbs_opt.models import verify_kernel
+
+    savings = window.savings
+    group, num_groups = _numbered(window.group, window.one_group)
+    tier, num_tiers = _numbered(window.tier, window.one_tier)
+    obeyed, left_out, bottleneck, saved, load = verify_kernel.judge(
+        placement.unit,
+        window.demand,
+        window.load,
+        window.price,
+        window.limit,
+        -1 if window.open_resource is None else window.open_resource,
+        window.crossing,
+        group,
+        num_groups,
+        tier,
+        num_tiers,
+        window.pinned,
+        _EMPTY if savings is None else savings.item,
+        _EMPTY if savings is None else savings.unit,
+        _EMPTY_TABLE if savings is None else savings.value,
+    )
+    if not obeyed:
+        verify_plainly(window, placement)  # says which rule
+        raise InternalError("the two judges of a placement disagree")
+    return Objective(tuple(left_out.tolist()), bottleneck, saved, _spread(load, window.spread_weight))
+
+
+def _numbered(names: IntArray, one: bool) -> tuple[IntArray, int]:
+    """Return the names as 0, 1, … in ascending order, and how many there are."""
+    if one:
+        return (names if not len(names) or names[0] == 0 else np.zeros_like(names)), min(1, len(names))
+    distinct, numbers = np.unique(names, return_inverse=True)
+    return numbers, len(distinct)
+
+
+def _spread(load: IntArray, weight: IntArray) -> int:
+    """Return Σ weight·load² in Python integers where it could exceed 64 bits."""
+    top = int(load.max())
+    if top * top * load.shape[0] * sum(weight.tolist()) < 2**62:
+        return int(((load * load).sum(axis=0) * weight).sum())
+    return sum(w * sum(x * x for x in column) for w, column in zip(weight.tolist(), load.T.tolist(), strict=True))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,14 @@ FREE: int = -1
 """`pinned` of an item that may go to any unit; also the unit of an item that is left out."""
 
 _SAFE_TOTAL = 2**62
+
+FIELDS: tuple[str, ...] = ("limits", "open_resource", "groups", "several_resources", "tiers", "pinned", "savings")
+"""The parts of the problem beyond plain makespan; see `Window.fields_in_use`."""
+
+_NONE_IN_USE: frozenset[str] = frozenset()
+
+_MOST_SHARED = 8192
+"""Defaults of more entries are not kept for the next window."""
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -115,13 +124,14 @@ class Window:
     ) -> None:
         self._set_sizes(demand, load)
         n, m, resources = self.num_items, self.num_units, self.num_resources
-        self._set("price", int_array("price", _default(price, np.ones(resources, np.int64))))
-        self._set("spread_weight", int_array("spread_weight", _default(spread_weight, self.price)))
-        self._set("limit", int_array("limit", _default(limit, np.full((m, resources), UNLIMITED))))
-        self._set("crossing", bool_array("crossing", _default(crossing, np.ones(n, np.bool_))))
-        self._set("group", int_array("group", _default(group, np.zeros(m, np.int64))))
-        self._set("tier", int_array("tier", _default(tier, np.zeros(n, np.int64))))
-        self._set("pinned", int_array("pinned", _default(pinned, np.full(n, FREE)), minimum=FREE))
+        # What is not given is not in use, and needs no look at an array.
+        self._set("price", _constant((resources,), 1) if price is None else int_array("price", price))
+        self._set("spread_weight", self.price if spread_weight is None else int_array("spread_weight", spread_weight))
+        self._set("limit", _constant((m, resources), UNLIMITED) if limit is None else int_array("limit", limit))
+        self._set("crossing", _all_cross(n) if crossing is None else bool_array("crossing", crossing))
+        self._set("group", _constant((m,), 0) if group is None else int_array("group", group))
+        self._set("tier", _constant((n,), 0) if tier is None else int_array("tier", tier))
+        self._set("pinned", _constant((n,), FREE) if pinned is None else int_array("pinned", pinned, minimum=FREE))
         expect_shape("price", self.price, (resources,), "one per resource")
         expect_shape("spread_weight", self.spread_weight, (resources,), "one per resource")
         expect_shape("limit", self.limit, (m, resources), "units × resources")
@@ -129,10 +139,21 @@ class Window:
         expect_shape("group", self.group, (m,), "one per unit")
         expect_shape("tier", self.tier, (n,), "one per item")
         expect_shape("pinned", self.pinned, (n,), "one per item")
-        _below("pinned", self.pinned, m, "there are {} units")
+        if pinned is not None:
+            _below("pinned", self.pinned, m, "there are {} units")
         self._set("open_resource", self._checked_open_resource(open_resource))
         self._set("savings", self._checked_savings(savings))
         self._check_magnitude()
+        # What is not given is not in use: the properties below need not look.
+        known = self.__dict__
+        if limit is None:
+            known["has_limits"] = False
+        if group is None:
+            known["one_group"] = True
+        if tier is None:
+            known["one_tier"] = True
+        if limit is None and group is None and pinned is None and self.savings is None and resources == 1:
+            known["fields_in_use"] = _NONE_IN_USE
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -187,6 +208,10 @@ class Window:
         return savings
 
     def _check_magnitude(self) -> None:
+        n, m = self.num_items, self.num_units
+        most = (int(self.demand.max()) * n if n else 0) + int(self.load.max()) * m
+        if most * max(1, sum(self.price.tolist())) < _SAFE_TOTAL:
+            return
         # float64 decides all but borderline sums; those are settled in exact integers.
         column = self.demand.sum(axis=0, dtype=np.float64) + self.load.sum(axis=0, dtype=np.float64)
         if max(float(column @ self.price), float(column.max())) < _SAFE_TOTAL * 0.99:
@@ -217,14 +242,43 @@ class Window:
         return int(self.load.shape[1])
 
     @cached_property
-    def tiers(self) -> tuple[int, ...]:
-        """The tiers present, ascending: the positions of `Objective.left_out`."""
-        return tuple(int(t) for t in np.unique(self.tier))
-
-    @cached_property
     def has_limits(self) -> bool:
         """Whether any limit is finite."""
         return bool((self.limit != UNLIMITED).any())
+
+    @cached_property
+    def one_group(self) -> bool:
+        """Whether all units share one barrier."""
+        return bool((self.group == self.group[0]).all())
+
+    @cached_property
+    def one_tier(self) -> bool:
+        """Whether all items are of one tier."""
+        return self.num_items == 0 or bool((self.tier == self.tier[0]).all())
+
+    @cached_property
+    def fields_in_use(self) -> frozenset[str]:
+        """The names of `FIELDS` that can change the answer.
+
+        Limits that are all `UNLIMITED`, a single group, or tiers where nothing can be left out are not in use.
+        """
+        used = (
+            ("limits", self.has_limits),
+            ("open_resource", self.has_limits and self.open_resource is not None),
+            ("groups", not self.one_group),
+            ("several_resources", self.num_resources > 1),
+            ("tiers", self.has_limits and not self.one_tier),
+            ("pinned", bool((self.pinned != FREE).any())),
+            ("savings", self.savings is not None),
+        )
+        return frozenset(name for name, in_use in used if in_use)
+
+    @cached_property
+    def tiers(self) -> tuple[int, ...]:
+        """The tiers present, ascending: the positions of `Objective.left_out`."""
+        if self.one_tier:
+            return (int(self.tier[0]),) if self.num_items else ()
+        return tuple(int(t) for t in np.unique(self.tier))
 
     def _key(self) -> tuple[Any, ...]:
         savings = self.savings
@@ -249,8 +303,32 @@ class Window:
         return hash(self._key())
 
 
-def _default(value: Any, default: Any) -> Any:
-    return default if value is None else value
+def _constant(shape: tuple[int, ...], value: int) -> IntArray:
+    """Return a read-only array of one value."""
+    return _shared_constant(shape, value) if math.prod(shape) <= _MOST_SHARED else _fresh_constant(shape, value)
+
+
+def _fresh_constant(shape: tuple[int, ...], value: int) -> IntArray:
+    array = np.full(shape, value, dtype=np.int64)
+    array.flags.writeable = False
+    return array
+
+
+_shared_constant = lru_cache(maxsize=256)(_fresh_constant)
+"""Windows of one shape share their defaults: making them takes longer than all checks together."""
+
+
+def _all_cross(n: int) -> BoolArray:
+    return _shared_true(n) if n <= _MOST_SHARED else _fresh_true(n)
+
+
+def _fresh_true(n: int) -> BoolArray:
+    array = np.ones(n, dtype=np.bool_)
+    array.flags.writeable = False
+    return array
+
+
+_shared_true = lru_cache(maxsize=64)(_fresh_true)
 
 
 def _below(name: str, array: IntArray, bound: int, why: str) -> None:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sbs_opt.models.checks import IntArray
-from sbs_opt.models.window import FREE, Window
+from sbs_opt.models.window import Window
 from sbs_opt.solvers.columns import Columns, columns_of
-from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, LEAST_LOADED, greedy, longest_first_heap
+from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, LEAST_LOADED, greedy
+from sbs_opt.solvers.plain_kernel import is_plain, place_longest_first
 from sbs_opt.solvers.protocol import Solution
 
 
@@ -47,10 +48,11 @@ class LongestFirst:
         self, window: Window, *, budget_s: float | None, budget_steps: int | None, start: IntArray | None, seed: int
     ) -> Solution:
         """Return the best of the orders that the step budget covers; budget_s, start and seed change nothing."""
+        if is_plain(window):
+            unit, bound = place_longest_first(window.demand, window.load)
+            return Solution(unit, int(window.price[0]) * bound, steps=window.num_items, cheap_bounds=True)
         size = window.demand[:, 0] if window.num_resources == 1 else window.demand @ window.price
         order = longest_first(size)
-        if _is_plain(window):
-            return Solution(longest_first_heap(order, size, window.load[:, 0]), steps=len(order))
         columns = columns_of(window)
         best = _attempt(window, columns, order)
         steps = len(order)
@@ -115,15 +117,3 @@ def _admitted_first(window: Window, size: IntArray, unit: IntArray) -> IntArray:
     waiting = np.flatnonzero(unit < 0)
     oldest_shortest = np.lexsort((size[waiting], window.tier[waiting]))
     return np.concatenate([admitted[longest_first(size[admitted])], waiting[oldest_shortest]])
-
-
-def _is_plain(window: Window) -> bool:
-    """Tell whether nothing but loads of one priced resource matters."""
-    return (
-        window.num_resources == 1
-        and window.savings is None
-        and int(window.price[0]) > 0
-        and not window.has_limits
-        and bool((window.group == window.group[0]).all())
-        and bool((window.pinned == FREE).all())
-    )

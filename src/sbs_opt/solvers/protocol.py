@@ -9,13 +9,11 @@ import numpy.typing as npt
 
 from sbs_opt.models.checks import IntArray
 from sbs_opt.models.errors import InputError
-from sbs_opt.models.placement import Placement
-from sbs_opt.models.window import FREE, Window
+from sbs_opt.models.placement import Placement, UnitArray
+from sbs_opt.models.window import FIELDS as FIELDS  # part of this room's vocabulary too
+from sbs_opt.models.window import Window
 
 Limit = Literal["time", "steps"]
-
-FIELDS: tuple[str, ...] = ("limits", "open_resource", "groups", "several_resources", "tiers", "pinned", "savings")
-"""Capabilities that a window can ask for; one name per part of the problem beyond plain makespan."""
 
 IMPROVES_START = "improves_start"
 """Capability of a solver that searches on from the caller's placement rather than ignoring it."""
@@ -28,7 +26,7 @@ class Solution:
     Parameters
     ----------
     unit
-        int64[n], the unit of each item, −1 = left out.
+        int64[n] or int32[n], the unit of each item, −1 = left out.
     bound
         A proved lower bound of the bottleneck of every placement with the same `left_out` tuple; 0 = none.
     left_out_proved
@@ -39,14 +37,17 @@ class Solution:
         What cut the search short, or None.
     solver
         Name of the solver that found the placement, where the asked one delegates; else empty.
+    cheap_bounds
+        Whether `bound` is at least `lower_bound` already, so that `solve` need not work that out.
     """
 
-    unit: IntArray
+    unit: IntArray | UnitArray
     bound: int = 0
     left_out_proved: bool = False
     steps: int = 0
     limit: Limit | None = None
     solver: str = ""
+    cheap_bounds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +99,5 @@ class Solver(Protocol):
 
 
 def fields_in_use(window: Window) -> frozenset[str]:
-    """Return the names of `FIELDS` that can change the answer for this window.
-
-    Limits that are all `UNLIMITED`, a single group, or tiers where nothing can be left out are not in use.
-    """
-    used = {
-        "limits": window.has_limits,
-        "open_resource": window.open_resource is not None and window.has_limits,
-        "groups": bool((window.group != window.group[0]).any()),
-        "several_resources": window.num_resources > 1,
-        "tiers": window.has_limits and len(window.tiers) > 1,
-        "pinned": bool((window.pinned != FREE).any()),
-        "savings": window.savings is not None,
-    }
-    return frozenset(name for name, in_use in used.items() if in_use)
+    """Return the names of `FIELDS` that can change the answer for this window."""
+    return window.fields_in_use

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from sbs_opt._version import __version__
 from sbs_opt.models.checks import IntArray
 from sbs_opt.models.errors import InputError, InternalError, PlacementError
 from sbs_opt.models.objective import Objective
-from sbs_opt.models.placement import Placement
+from sbs_opt.models.placement import Placement, UnitArray
 from sbs_opt.models.verify import verify
 from sbs_opt.models.window import Window
 from sbs_opt.solvers.bounds import Relaxation
@@ -76,7 +76,7 @@ def solve(
         start=None if first is None else _wide(first[0]),
         seed=seed,
     )
-    solution = answer if isinstance(answer, Solution) else Solution(_placement(answer).unit.astype(np.int64))
+    solution = answer if isinstance(answer, Solution) else Solution(_placement(answer).unit)
     try:
         placement, objective, bound, proved = _certify(window, solution, first)
     except (PlacementError, InputError, InternalError) as error:
@@ -103,9 +103,12 @@ def _certify(
     window: Window, solution: Solution, first: tuple[Placement, Objective] | None
 ) -> tuple[Placement, Objective, int, bool]:
     """Return the better of solution and start, its objective, its bound, and whether its `left_out` is proved least."""
-    placement = _placement(solution.unit)
+    unit = solution.unit
+    if type(unit) is np.ndarray and unit.dtype == np.int32 and unit.ndim == 1:
+        placement = Placement.unchecked(cast(UnitArray, unit))
+    else:
+        placement = _placement(unit)
     objective = verify(window, placement)
-    relaxation = Relaxation.of(window)
     if isinstance(solution.bound, bool) or not isinstance(solution.bound, int | np.integer):
         raise InternalError(f"claims bound {solution.bound!r}, which is no whole number")
     bound, proved = int(solution.bound), solution.left_out_proved
@@ -115,15 +118,22 @@ def _certify(
                 raise InternalError(f"claims that {objective.left_out} is the least left out, not {first[1].left_out}")
             bound = 0  # the solver's bound speaks of its own left_out tuple only
         placement, objective = first
-    bound = max(bound, relaxation.bound(objective.left_out))
+    proved = proved or not any(objective.left_out)
+    cheap = solution.cheap_bounds and bound > 0
+    if not proved or (bound < objective.bottleneck and not cheap):
+        relaxation = Relaxation.of(window)
+        bound = max(bound, relaxation.bound(objective.left_out))
+        proved = proved or objective.left_out == relaxation.forced_out
     if bound > objective.bottleneck:
         raise InternalError(f"claims bound {bound}, above the bottleneck {objective.bottleneck}")
-    return placement, objective, bound, proved or objective.left_out == relaxation.forced_out
+    return placement, objective, bound, proved
 
 
 def _check_arguments(window: Window, budget_s: float | None, budget_steps: int | None, seed: int) -> None:
     if not isinstance(window, Window):
         raise InputError(f"window = {type(window).__name__}: pass a Window")
+    if budget_s is None and budget_steps is None and type(seed) is int and seed >= 0:
+        return
     if budget_s is not None and (
         isinstance(budget_s, bool)
         or not isinstance(budget_s, int | float | np.number)
