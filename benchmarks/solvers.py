@@ -18,7 +18,8 @@ from sbs_opt.models.window import Savings, Window
 from sbs_opt.solvers.columns import columns_of
 from sbs_opt.solvers.direct import place
 from sbs_opt.solvers.greedy import longest_first
-from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, greedy, longest_first_heap
+from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, greedy
+from sbs_opt.solvers.plain_kernel import place_longest_first
 from sbs_opt.solvers.solve import solve
 
 REPEATS = 60
@@ -64,7 +65,7 @@ def order_of(window: Window) -> np.ndarray:
 
 def heap_kernel(window: Window) -> object:
     """Run the plain kernel alone, sort included."""
-    return longest_first_heap(order_of(window), window.demand[:, 0], window.load[:, 0])
+    return place_longest_first(window.demand, window.load)
 
 
 def general_kernel(window: Window) -> object:

@@ -72,18 +72,20 @@ def _further(
 ) -> tuple[RankedPlacement, str]:
     """Search from other starts than the longest first; return the best placement and what found it."""
     by = "local_search"
-    starts = []
+    starts: list[tuple[str, IntArray | None]] = []
     if start is not None and (start != FREE).all():
-        starts.append("start")
+        starts.append(("start", start))
     if patient or window.num_items <= _FEW_PER_UNIT * window.num_units:
-        starts.append("multifit")
-    for name in starts:
+        starts.append(("multifit", None))
+    for name, unit in starts:
         if best.load.max() == best.bound or not budget.slice_steps():
             break
-        other = ranked(window, start) if name == "start" else ranked_longest_first(window)
         budget.spend(SORT_STEPS * window.num_items)
-        if name == "multifit":
+        if unit is None:
+            other = ranked_longest_first(window)
             pack(window, other, budget)
+        else:
+            other = ranked(window, unit)
         improve(other, budget)
         if other.load.max() < best.load.max():
             best, by = other, f"{name}+local_search"

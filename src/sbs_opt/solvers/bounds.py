@@ -27,7 +27,7 @@ import numpy.typing as npt
 from sbs_opt.models.checks import BoolArray, IntArray
 from sbs_opt.models.errors import InputError
 from sbs_opt.models.window import Window
-from sbs_opt.solvers.bound_kernel import alone
+from sbs_opt.solvers.bound_kernel import alone, rises
 from sbs_opt.solvers.columns import Columns, columns_of
 from sbs_opt.solvers.packing_bounds_kernel import water_level
 from sbs_opt.solvers.plain_kernel import is_plain, sort_and_bound
@@ -99,26 +99,27 @@ class _General(Relaxation):
     _window: Window
     _columns: Columns
     _possible: BoolArray
-    _increase: IntArray
     _least: IntArray
 
     @classmethod
     def measured(cls, window: Window) -> _General:
         columns = columns_of(window)
-        possible, increase, least = alone(columns)
+        possible, least = alone(columns)
         impossible = window.tier[~possible]
         forced = tuple(int((impossible == tier).sum()) for tier in window.tiers)
-        return cls(forced, window, columns, possible, increase, least)
+        return cls(forced, window, columns, possible, least)
 
     def parts(self, left_out: tuple[int, ...]) -> dict[str, int]:
         tiers = self._window.tiers
         sizes = [self._window.num_items] if len(tiers) == 1 else [int((self._window.tier == t).sum()) for t in tiers]
         _check_left_out(left_out, self.forced_out, sizes)
+        # Where nothing may be dropped only the dearest item counts, and most are seen to be cheaper at a glance.
+        every = rises(self._columns, self._possible, -1 if left_out != self.forced_out else 0)
         increase = 0
         work = [0] * self._window.num_resources
         for tier, count, forced in zip(tiers, left_out, self.forced_out, strict=True):
             members = self._possible if len(tiers) == 1 else self._possible & (self._window.tier == tier)
-            increase = max(increase, _greatest_after(self._increase[members], count - forced))
+            increase = max(increase, _greatest_after(every[members], count - forced))
             for r, total in enumerate(_sum_after(self._least[members], count - forced).tolist()):
                 work[r] += total
         peaks = self._columns.peak.sum(axis=0).tolist()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from sbs_opt.models.checks import BoolArray, IntArray
 from sbs_opt.models.window import Window
@@ -49,9 +50,14 @@ class Columns(NamedTuple):
 
 def columns_of(window: Window) -> Columns:
     """Prepare a window for the kernels; O(n + m·R + k log k)."""
-    names, group = np.unique(window.group, return_inverse=True)
-    peak = np.zeros((len(names), window.num_resources), dtype=np.int64)
-    np.maximum.at(peak, group, window.load)
+    if window.one_group:
+        group = window.group if window.group[0] == 0 else np.zeros_like(window.group)
+        peak = window.load.max(axis=0, keepdims=True)
+    else:
+        names, group = np.unique(window.group, return_inverse=True)
+        peak = np.zeros((len(names), window.num_resources), dtype=np.int64)
+        np.maximum.at(peak, group, window.load)
+    start, unit, value = _savings_by_item(window)
     return Columns(
         demand=window.demand,
         load=window.load,
@@ -63,23 +69,34 @@ def columns_of(window: Window) -> Columns:
         group=group.astype(np.int64, copy=False),
         peak=peak,
         open_resource=-1 if window.open_resource is None else window.open_resource,
-        **_savings_by_item(window),
+        saving_start=start,
+        saving_unit=unit,
+        saving_value=value,
     )
 
 
-def _savings_by_item(window: Window) -> dict[str, IntArray]:
+def _savings_by_item(window: Window) -> tuple[IntArray, IntArray, IntArray]:
     savings = window.savings
     if savings is None:
-        empty = np.zeros(0, dtype=np.int64)
-        return {
-            "saving_start": empty,
-            "saving_unit": empty,
-            "saving_value": np.zeros((0, window.num_resources), dtype=np.int64),
-        }
-    order = np.argsort(savings.item, kind="stable")
-    start = np.searchsorted(savings.item[order], np.arange(window.num_items + 1))
-    return {
-        "saving_start": start.astype(np.int64, copy=False),
-        "saving_unit": savings.unit[order],
-        "saving_value": savings.value[order],
-    }
+        return _NONE, _NONE, np.zeros((0, window.num_resources), dtype=np.int64)
+    return _grouped(savings.item, savings.unit, savings.value, window.num_items)
+
+
+@njit(cache=True, nogil=True)
+def _grouped(item: IntArray, unit: IntArray, value: IntArray, n: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Return where each item's savings start, and units and values in the order of the items; O(n + k·R)."""
+    start = np.zeros(n + 1, dtype=np.int64)
+    for k in range(len(item)):
+        start[item[k] + 1] += 1
+    for i in range(n):
+        start[i + 1] += start[i]
+    at = start[:n].copy()
+    units, values = np.empty_like(unit), np.empty_like(value)
+    for k in range(len(item)):
+        units[at[item[k]]] = unit[k]
+        values[at[item[k]]] = value[k]
+        at[item[k]] += 1
+    return start, units, values
+
+
+_NONE = np.zeros(0, dtype=np.int64)

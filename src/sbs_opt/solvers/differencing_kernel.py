@@ -130,7 +130,7 @@ def _merge(a: int, b: int, amount: IntArray, after: RankArray, first: RankArray,
         first[a] = y
         y = after[y]
     end = first[a]
-    while x != _NONE and y != _NONE:
+    while x >= 0 and y >= 0:
         visited += 1
         if amount[x] >= amount[y]:
             after[end], end, x = x, x, after[x]
@@ -191,4 +191,4 @@ def _overlay(
         x = chosen[order[k]]
         after[x] = chosen[order[k + 1]] if k + 1 < m else _NONE
     first[a], last[a], slots[a] = chosen[order[0]], chosen[order[m - 1]], m
-    return m + overlap
+    return m + int(overlap)

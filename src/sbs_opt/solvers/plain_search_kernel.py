@@ -6,8 +6,9 @@ of another unit v, and so moves an amount d from b to v. One with 0 < d < load_b
 loads and the spread. It *settles* b when both end at or below the target: then neither is touched again.
 
 Settling comes first, by one item each, then by pairs; where no unit has the room, the exchange that leaves the larger
-load low. The target comes down to the bound in stages: exchanges that settle above it are many, and easily found. Both kinds are searched with two pointers over sizes in order (the 2-2 exchange of Frangioni,
-Necciari, Scutellà 2004, "A multi-exchange neighborhood for minimum makespan parallel machine scheduling problems").
+load low. The target comes down to the bound in stages: exchanges that settle above it are many, and easily found. Both
+kinds are searched with two pointers over sizes in order (the 2-2 exchange of Frangioni, Necciari, Scutellà 2004, "A
+multi-exchange neighborhood for minimum makespan parallel machine scheduling problems").
 """
 
 from __future__ import annotations
