@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from sbs_opt.models.checks import IntArray
 from sbs_opt.models.window import FREE, UNLIMITED, Savings, Window
+from sbs_opt.solvers.protocol import FIELDS, Solver
+from sbs_opt.solvers.registry import solver_info
 from sbs_opt.testing.strategies import windows
 
 
@@ -89,3 +91,11 @@ dense_windows = st.integers(0, 2**32 - 1).map(dense_window)
 
 every_kind = windows(max_placements=700) | open_windows() | dense_windows
 """Windows that brute force can settle."""
+
+
+def windows_for(solver: str | Solver) -> st.SearchStrategy[Window]:
+    """Return windows that brute force can settle, of the fields that a solver handles."""
+    fields = solver_info(solver).capabilities & frozenset(FIELDS) if isinstance(solver, str) else frozenset(FIELDS)
+    if fields == frozenset(FIELDS):
+        return every_kind
+    return windows(max_placements=700, fields=fields) | windows(4, 8, min_units=2, max_units=2, fields=fields)

@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sbs_opt.models.errors import UnsupportedError
 from sbs_opt.models.placement import Placement
 from sbs_opt.models.verify import verify
 from sbs_opt.models.window import FREE, Window
 from sbs_opt.solvers.direct import place
 from sbs_opt.solvers.protocol import Solver
-from sbs_opt.solvers.registry import list_solvers
+from sbs_opt.solvers.registry import list_solvers, solver_info
 from sbs_opt.solvers.solve import solve
 from sbs_opt.testing.oracles import best_placement, least_bottlenecks
 
-from .helpers import every_kind, plain
+from .helpers import every_kind, plain, windows_for
 
 
 class PlacesNothing:
@@ -57,8 +58,9 @@ PLENTY = 5_000_000  # steps; enough for cp_sat to prove any window here
 
 @every_solver
 @settings(max_examples=100)
-@given(window=every_kind)
-def test_placement_is_valid_and_every_claim_is_true(solver: str | Solver, window: Window) -> None:
+@given(data=st.data())
+def test_placement_is_valid_and_every_claim_is_true(solver: str | Solver, data: st.DataObject) -> None:
+    window = data.draw(windows_for(solver))
     result = solve(window, solver, budget_steps=PLENTY)
     assert verify(window, result.placement) == result.objective
     least = least_bottlenecks(window)
@@ -71,16 +73,18 @@ def test_placement_is_valid_and_every_claim_is_true(solver: str | Solver, window
 
 @every_solver
 @settings(max_examples=25)
-@given(window=every_kind)
-def test_more_steps_never_give_a_worse_placement(solver: str | Solver, window: Window) -> None:
+@given(data=st.data())
+def test_more_steps_never_give_a_worse_placement(solver: str | Solver, data: st.DataObject) -> None:
+    window = data.draw(windows_for(solver))
     objectives = [solve(window, solver, budget_steps=steps).objective for steps in (0, 4, 9, 30, 300, 3000, PLENTY)]
     assert objectives == sorted(objectives, reverse=True)
 
 
 @every_solver
 @settings(max_examples=25)
-@given(window=every_kind, steps=st.sampled_from([0, 10, 1000]))
-def test_start_is_never_made_worse(solver: str | Solver, window: Window, steps: int) -> None:
+@given(data=st.data(), steps=st.sampled_from([0, 10, 1000]))
+def test_start_is_never_made_worse(solver: str | Solver, data: st.DataObject, steps: int) -> None:
+    window = data.draw(windows_for(solver))
     placement, objective = best_placement(window)
     assert solve(window, solver, start=placement, budget_steps=steps).objective == objective
     nothing = [FREE] * window.num_items
@@ -89,8 +93,9 @@ def test_start_is_never_made_worse(solver: str | Solver, window: Window, steps: 
 
 @every_solver
 @settings(max_examples=25)
-@given(window=every_kind)
-def test_same_arguments_give_the_same_placement(solver: str | Solver, window: Window) -> None:
+@given(data=st.data())
+def test_same_arguments_give_the_same_placement(solver: str | Solver, data: st.DataObject) -> None:
+    window = data.draw(windows_for(solver))
     first = solve(window, solver, budget_steps=1000, seed=3)
     second = solve(window, solver, budget_steps=1000, seed=3)
     assert first.placement == second.placement
@@ -99,8 +104,9 @@ def test_same_arguments_give_the_same_placement(solver: str | Solver, window: Wi
 
 @pytest.mark.parametrize("solver", REGISTERED)
 @settings(max_examples=25)
-@given(window=every_kind, steps=st.sampled_from([0, 10, 1000]))
-def test_place_is_solve_without_the_certificate(solver: str, window: Window, steps: int) -> None:
+@given(data=st.data(), steps=st.sampled_from([0, 10, 1000]))
+def test_place_is_solve_without_the_certificate(solver: str, data: st.DataObject, steps: int) -> None:
+    window = data.draw(windows_for(solver))
     unit, taken = place(window, solver, budget_steps=steps)
     result = solve(window, solver, budget_steps=steps)
     assert np.array_equal(unit, result.placement.unit)
@@ -123,15 +129,27 @@ def test_place_is_solve_without_the_certificate(solver: str, window: Window, ste
 def test_edge_cases(solver: str, sizes: list[int], loads: list[int], least: int) -> None:
     result = solve(plain(sizes, loads), solver)
     assert result.objective.left_out == (() if not sizes else (0,))
-    assert (result.objective.bottleneck, result.bound, result.status) == (least, least, "OPTIMAL")
+    assert result.bound == least
+    if solver != "round_robin":  # blind to sizes, so it may miss even these
+        assert (result.objective.bottleneck, result.status) == (least, "OPTIMAL")
     assert result.limit is None
 
 
-@every_solver
-def test_window_where_nothing_fits_is_solved_by_leaving_all_out(solver: str | Solver) -> None:
+@pytest.mark.parametrize("solver", [info.name for info in list_solvers() if {"limits", "tiers"} <= info.capabilities])
+def test_window_where_nothing_fits_is_solved_by_leaving_all_out(solver: str) -> None:
     result = solve(plain([5, 6], [9, 3], limit=[[4], [4]], tier=[1, 0]), solver)
     assert result.placement.unit.tolist() == [FREE, FREE]
     assert (result.objective.left_out, result.bound, result.status) == ((1, 1), 9, "OPTIMAL")
+
+
+@pytest.mark.parametrize("solver", REGISTERED)
+@settings(max_examples=50)
+@given(window=every_kind)
+def test_a_field_is_handled_or_refused_by_name(solver: str, window: Window) -> None:
+    missing = window.fields_in_use - solver_info(solver).capabilities
+    if missing:
+        with pytest.raises(UnsupportedError, match="|".join(missing)):
+            solve(window, solver)
 
 
 @pytest.mark.parametrize("solver", REGISTERED)
@@ -141,7 +159,3 @@ def test_statistics_say_what_ran(solver: str) -> None:
     assert stats.seed == 7
     assert stats.wall_s > 0
     assert stats.steps >= 2
-
-
-def test_auto_names_the_solver_that_it_chose() -> None:
-    assert solve(plain([3, 2], [0, 0])).stats.solver == "auto(lpt)"

@@ -13,6 +13,7 @@ from sbs_opt.solvers.plain_kernel import is_plain
 from sbs_opt.solvers.plain_search import (
     SORT_STEPS,
     RankedPlacement,
+    divide_anew,
     improve,
     place_and_search,
     ranked,
@@ -89,4 +90,6 @@ def _further(
         improve(other, budget)
         if other.load.max() < best.load.max():
             best, by = other, f"{name}+local_search"
+    if patient and divide_anew(window, best, budget):
+        by += "+repartition"
     return best, by

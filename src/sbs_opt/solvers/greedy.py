@@ -9,7 +9,7 @@ import numpy as np
 from sbs_opt.models.checks import IntArray
 from sbs_opt.models.window import Window
 from sbs_opt.solvers.columns import Columns, columns_of
-from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, LEAST_LOADED, greedy
+from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, LEAST_LOADED, greedy, round_robin
 from sbs_opt.solvers.plain_kernel import is_plain, place_longest_first
 from sbs_opt.solvers.protocol import Solution
 
@@ -29,6 +29,20 @@ class LeastLoaded:
         order = np.arange(window.num_items, dtype=np.int64)
         unit, _, _, _ = greedy(columns_of(window), order, LEAST_LOADED)
         return Solution(unit, steps=len(order))
+
+
+class RoundRobin:
+    """Items in index order, each on the next unit in turn that may take it: what a router without any knowledge does.
+
+    The yardstick for everything else; the loads and sizes decide only where a limit closes a unit. A step is one item
+    placed or refused. No ratio to the optimum holds but the trivial one, m.
+    """
+
+    def solve(
+        self, window: Window, *, budget_s: float | None, budget_steps: int | None, start: IntArray | None, seed: int
+    ) -> Solution:
+        """Return the placement; budgets, start and seed change nothing."""
+        return Solution(round_robin(columns_of(window)), steps=window.num_items)
 
 
 class LongestFirst:

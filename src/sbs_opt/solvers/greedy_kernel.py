@@ -110,6 +110,48 @@ def _best_unit(
 
 
 @njit(cache=True, nogil=True)
+def round_robin(columns: Columns) -> IntArray:
+    """Place items in index order, each on the next unit after the last one that was given an item and may take it.
+
+    O(n·m·R) at most, O((n + k)·R) where everything fits, k savings. Returns int64[n], −1 where nothing fits.
+    """
+    n, (m, resources) = columns.demand.shape[0], columns.load.shape
+    unit = np.full(n, -1, dtype=np.int64)
+    load = columns.load.copy()
+    longest = np.zeros(m, dtype=np.int64)
+    crosses = np.zeros(m, dtype=np.bool_)
+    saving = np.zeros((m, resources), dtype=np.int64)
+    turn = 0
+    for i in range(n):
+        set_savings(columns, i, saving)
+        for k in range(m):
+            u = (turn + k) % m
+            if 0 <= columns.pinned[i] != u:
+                continue
+            if fits(columns, i, u, load, longest, crosses, saving):
+                unit[i] = u
+                _book(columns, i, u, load, longest, crosses, saving)
+                if columns.pinned[i] < 0:
+                    turn = u + 1
+                break
+        clear_savings(columns, i, saving)
+    return unit
+
+
+@njit(cache=True, nogil=True)
+def _book(
+    columns: Columns, i: int, u: int, load: IntArray, longest: IntArray, crosses: BoolArray, saving: IntArray
+) -> None:
+    """Add item i to what unit u has been given."""
+    for r in range(load.shape[1]):
+        amount = columns.demand[i, r] - saving[u, r]
+        load[u, r] += amount
+        if r == columns.open_resource and amount > 0 and amount >= longest[u]:
+            crosses[u] = columns.crossing[i] or (amount == longest[u] and crosses[u])
+            longest[u] = amount
+
+
+@njit(cache=True, nogil=True)
 def greedy(columns: Columns, order: IntArray, rule: int) -> tuple[IntArray, IntArray, IntArray, int]:
     """Place the items of `order`, one after the other; O(n·m·R).
 
@@ -142,13 +184,9 @@ def greedy(columns: Columns, order: IntArray, rule: int) -> tuple[IntArray, IntA
         u = _best_unit(columns, i, rule, load, peak, longest, crosses, saving)
         if u >= 0:
             unit[i] = u
+            _book(columns, i, u, load, longest, crosses, saving)
             for r in range(resources):
-                amount = columns.demand[i, r] - saving[u, r]
-                load[u, r] += amount
                 peak[columns.group[u], r] = max(peak[columns.group[u], r], load[u, r])
                 saved += columns.price[r] * saving[u, r]
-                if r == columns.open_resource and amount > 0 and amount >= longest[u]:
-                    crosses[u] = columns.crossing[i] or (amount == longest[u] and crosses[u])
-                    longest[u] = amount
         clear_savings(columns, i, saving)
     return unit, load, peak, saved

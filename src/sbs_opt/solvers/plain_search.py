@@ -14,6 +14,7 @@ from sbs_opt.solvers.budget import Budget
 from sbs_opt.solvers.packing_bounds_kernel import plain_bound
 from sbs_opt.solvers.plain_kernel import UnitArray, descending, longest_first, sorted_values
 from sbs_opt.solvers.plain_search_kernel import OUT_OF_STEPS, REACHED, level_out, lower_in_stages
+from sbs_opt.solvers.repartition_kernel import CURSOR_LENGTH, repartition
 
 RankArray = npt.NDArray[np.int32]
 
@@ -63,6 +64,21 @@ def improve(placement: RankedPlacement, budget: Budget) -> bool:
         if outcome != OUT_OF_STEPS:
             return True
     return False
+
+
+def divide_anew(window: Window, placement: RankedPlacement, budget: Budget) -> bool:
+    """Divide the items of two or three units anew, in place, until that helps no more; tell whether it ever did."""
+    before = makespan = int(placement.load.max())
+    cursor = np.zeros(CURSOR_LENGTH, dtype=np.int64)
+    stuck = False
+    while not stuck and makespan > placement.bound and (allowed := budget.slice_steps()):
+        makespan, steps, stuck = repartition(
+            placement.size, window.load[:, 0], placement.where, placement.bound, allowed, cursor
+        )
+        budget.spend(max(1, steps))
+    placement.load[:] = window.load[:, 0]
+    np.add.at(placement.load, placement.where, placement.size)
+    return makespan < before
 
 
 @njit(cache=True, nogil=True)
