@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sbs_opt.solvers.registry import list_solvers
     from sbs_opt.solvers.result import Result
     from sbs_opt.solvers.solve import solve
+    from sbs_opt.solvers.warm_up import warm_up
 
 _MODULE_OF = {
     "BatchScheduler": "sbs_opt.scheduler.batch",
@@ -43,6 +44,7 @@ _MODULE_OF = {
     "list_solvers": "sbs_opt.solvers.registry",
     "solve": "sbs_opt.solvers.solve",
     "verify": "sbs_opt.models.verify",
+    "warm_up": "sbs_opt.solvers.warm_up",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "list_solvers",
     "solve",
     "verify",
+    "warm_up",
 ]
 
 

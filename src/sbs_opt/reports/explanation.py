@@ -11,11 +11,20 @@ from sbs_opt.models.checks import IntArray
 from sbs_opt.models.placement import effective_demand
 from sbs_opt.models.window import UNLIMITED, Window
 from sbs_opt.reports.numbers import count, percent
-from sbs_opt.solvers.bounds import lower_bound
+from sbs_opt.solvers.bounds import Relaxation
 from sbs_opt.solvers.result import Result
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+_PROOFS = {
+    "already_there": "what is there before anything is placed",
+    "water_level": "the water level: all work spread evenly",
+    "single_item": "the dearest single item",
+    "counting": "counting how many of the largest items the units can hold",
+}
+"""The relaxations in words, plainest first: the first that reaches what is proved is named as the proof."""
 
 
 def explain(window: Window, result: Result) -> dict[str, Any]:
@@ -26,8 +35,8 @@ def explain(window: Window, result: Result) -> dict[str, Any]:
     dict
         `units`: load before and after per resource, items in dispatch order, resources at their limit;
         `binding`: per group and priced resource the unit that sets the peak, with its share of the bottleneck;
-        `bound`: what is there before anything is placed, the cheap bound (water level or largest item), and the best
-        that was proved;
+        `bound`: what is there before anything is placed, the bound of each relaxation of `sbs_opt.solvers.bounds` by
+        name, and the best that was proved;
         `left_out`: the items left out.
     """
     unit = result.placement.unit
@@ -51,7 +60,7 @@ def explain(window: Window, result: Result) -> dict[str, Any]:
         "binding": _binding(window, after),
         "bound": {
             "already_there": sum(part["cost"] for part in _binding(window, window.load)),
-            "cheap": lower_bound(window, result.objective.left_out),
+            **Relaxation.of(window).parts(result.objective.left_out),
             "proved": result.bound,
         },
         "left_out": np.flatnonzero(unit < 0).tolist(),
@@ -101,11 +110,12 @@ def _sentences(result: Result, account: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"bottleneck {count(result.objective.bottleneck)} = {costs or '0: no resource has a price'}"
     bound = account["bound"]
-    proof = "the solver's search" if bound["proved"] > bound["cheap"] else "the water level or the largest item"
-    if bound["proved"] == bound["already_there"]:
-        proof = "what was there before anything was placed"
+    proof = next(
+        (words for name, words in _PROOFS.items() if bound.get(name) == bound["proved"]), "the solver's search"
+    )
     yield f"bound {count(bound['proved'])}, from {proof}; gap {percent(result.gap)}"
-    yield f"  there before anything is placed: {count(bound['already_there'])}"
-    yield f"  greater of water level and largest item: {count(bound['cheap'])}"
+    for name, words in _PROOFS.items():
+        if name in bound:
+            yield f"  {words}: {count(bound[name])}"
     if account["left_out"]:
         yield f"left out: items {' '.join(map(str, account['left_out']))}"
