@@ -124,6 +124,7 @@ def test_place_is_solve_without_the_certificate(solver: str, data: st.DataObject
         pytest.param([7] * 9, [0, 0, 0], 21, id="equal items"),
         pytest.param([10**15, 1, 1, 1], [0, 0], 10**15, id="one giant"),
         pytest.param([0, 0, 0], [5, 0], 5, id="items that add nothing"),
+        pytest.param([2**60, 2**60, 5], [2**59, 0], 2**60 + 2**59, id="values near 2^62"),
     ],
 )
 def test_edge_cases(solver: str, sizes: list[int], loads: list[int], least: int) -> None:

@@ -160,18 +160,19 @@ def _overlay(
     slots: RankArray,
     scratch: IntArray,
 ) -> int:
-    """Put the smallest slots of b, smallest on largest, onto the smallest of a, so that m are left, and sort them."""
+    """Put the smallest slots of b, smallest on largest, onto the smallest of a, so that m are left, in order.
+
+    Only the slots that received something can be out of place: they are sorted, and merged with the others.
+    """
     overlap = slots[a] + slots[b] - m
-    count = 0
-    x = first[a]
+    x, count = first[a], 0
     for _ in range(slots[a]):
         scratch[count] = x
         count += 1
         x = after[x]
+    untouched = slots[a] - overlap
     y = first[b]
     for _ in range(slots[b] - overlap):
-        scratch[count] = y
-        count += 1
         y = after[y]
     for k in range(overlap):  # y goes on in descending order, so its partners ascend: from the last of a upwards
         x = scratch[slots[a] - 1 - k]
@@ -185,10 +186,32 @@ def _overlay(
         if of_unit[y] != _NONE:
             of_unit[x] = of_unit[y]
         y = after[y]
-    chosen = scratch[:m].copy()
-    order = np.argsort(-amount[chosen], kind="mergesort")
-    for k in range(m):
-        x = chosen[order[k]]
-        after[x] = chosen[order[k + 1]] if k + 1 < m else _NONE
-    first[a], last[a], slots[a] = chosen[order[0]], chosen[order[m - 1]], m
+    changed = scratch[untouched : untouched + overlap].copy()
+    if overlap > 1:
+        changed = changed[np.argsort(-amount[changed], kind="mergesort")]
+    # Three descending lists become one: the untouched slots of a, those of b, and the changed ones.
+    y, end, i, j = first[b], _NONE, 0, 0
+    left_of_b = slots[b] - overlap
+    for _ in range(m):
+        best = _NONE
+        if i < untouched:
+            best = scratch[i]
+        if left_of_b > 0 and (best == _NONE or amount[y] > amount[best]):
+            best = y
+        if j < overlap and (best == _NONE or amount[changed[j]] > amount[best]):
+            best = changed[j]
+        if i < untouched and best == scratch[i]:
+            i += 1
+        elif left_of_b > 0 and best == y:
+            y = after[y]
+            left_of_b -= 1
+        else:
+            j += 1
+        if end == _NONE:
+            first[a] = best
+        else:
+            after[end] = best
+        end = best
+    after[end] = _NONE
+    last[a], slots[a] = end, m
     return m + int(overlap)
