@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from sbs_opt.models.checks import IntArray
 from sbs_opt.models.window import Window
 from sbs_opt.solvers.budget import Budget
-from sbs_opt.solvers.multifit_kernel import multifit
-from sbs_opt.solvers.plain_search import SORT_STEPS, RankedPlacement, ranked_longest_first, units_of
+from sbs_opt.solvers.plain_search import packed, units_of
 from sbs_opt.solvers.protocol import Solution
 
 
@@ -28,9 +25,7 @@ class Multifit:
     ) -> Solution:
         """Return the best packing that the budget covers; start and seed change nothing."""
         budget = Budget(budget_s, budget_steps)
-        placement = ranked_longest_first(window)
-        budget.spend(SORT_STEPS * window.num_items)
-        pack(window, placement, budget)
+        placement = packed(window, budget)
         return Solution(
             units_of(placement.order, placement.where),
             placement.bound * int(window.price[0]),
@@ -38,14 +33,3 @@ class Multifit:
             limit=budget.limit,
             cheap_bounds=True,
         )
-
-
-def pack(window: Window, placement: RankedPlacement, budget: Budget) -> None:
-    """Replace a placement, in place, by better packings until the capacity is settled or the budget ends."""
-    lower, upper = placement.bound, int(placement.load.max())
-    load = window.load[:, 0]
-    while lower < upper and (allowed := budget.slice_steps()):
-        lower, upper, steps = multifit(placement.size, load, lower, upper, placement.where, allowed)
-        budget.spend(max(1, steps))
-    placement.load[:] = load
-    np.add.at(placement.load, placement.where, placement.size)

@@ -11,6 +11,8 @@ from numba import njit
 from sbs_opt.models.checks import IntArray
 from sbs_opt.models.window import Window
 from sbs_opt.solvers.budget import Budget
+from sbs_opt.solvers.exact_fill_kernel import exact_fill
+from sbs_opt.solvers.multifit_kernel import multifit
 from sbs_opt.solvers.packing_bounds_kernel import plain_bound
 from sbs_opt.solvers.plain_kernel import UnitArray, descending, longest_first, sorted_values
 from sbs_opt.solvers.plain_search_kernel import OUT_OF_STEPS, REACHED, level_out, lower_in_stages
@@ -20,6 +22,10 @@ RankArray = npt.NDArray[np.int32]
 
 SORT_STEPS = 4
 """Steps booked for each item that is sorted and placed: about the time of as many candidates."""
+
+
+_FILL_STEPS = 250
+"""Steps for each item that exact filling may take; where it succeeds it rarely needs more."""
 
 
 class RankedPlacement(NamedTuple):
@@ -66,6 +72,47 @@ def improve(placement: RankedPlacement, budget: Budget) -> bool:
     return False
 
 
+def packed(window: Window, budget: Budget) -> RankedPlacement:
+    """Place by MULTIFIT; what the budget does not cover is as `lpt` places it."""
+    placement = ranked_longest_first(window)
+    budget.spend(SORT_STEPS * window.num_items)
+    lower, upper = placement.bound, int(placement.load.max())
+    load = window.load[:, 0]
+    while lower < upper and (allowed := budget.slice_steps()):
+        lower, upper, steps = multifit(placement.size, load, lower, upper, placement.where, allowed)
+        budget.spend(max(1, steps))
+    _recount(window, placement)
+    return placement
+
+
+def filled(window: Window, like: RankedPlacement, budget: Budget) -> RankedPlacement | None:
+    """Fill the units exactly up to the bound; None where the budget does not cover that: half of it is worth nothing.
+
+    Parameters
+    ----------
+    window, budget
+        As elsewhere.
+    like
+        A placement of the same window, for its order and its bound.
+    """
+    steps = _FILL_STEPS * window.num_items
+    if budget.slice_steps() < steps:
+        return None
+    lightest = np.argsort(window.load[:, 0], kind="stable")
+    unit = np.empty(window.num_items, dtype=np.int64)
+    _, spent = exact_fill(like.size, window.load[lightest, 0], like.bound, 0, steps, unit)
+    budget.spend(spent)
+    placement = like._replace(where=lightest[unit].astype(np.int32), load=np.empty_like(like.load))
+    _recount(window, placement)
+    return placement
+
+
+def _recount(window: Window, placement: RankedPlacement) -> None:
+    """Work the loads out again, after the units have changed."""
+    placement.load[:] = window.load[:, 0]
+    np.add.at(placement.load, placement.where, placement.size)
+
+
 def divide_anew(window: Window, placement: RankedPlacement, budget: Budget) -> bool:
     """Divide the items of two or three units anew, in place, until that helps no more; tell whether it ever did."""
     before = makespan = int(placement.load.max())
@@ -76,8 +123,7 @@ def divide_anew(window: Window, placement: RankedPlacement, budget: Budget) -> b
             placement.size, window.load[:, 0], placement.where, placement.bound, allowed, cursor
         )
         budget.spend(max(1, steps))
-    placement.load[:] = window.load[:, 0]
-    np.add.at(placement.load, placement.where, placement.size)
+    _recount(window, placement)
     return makespan < before
 
 
