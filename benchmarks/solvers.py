@@ -1,125 +1,159 @@
-"""Times and gaps of the solvers; run by hand: python benchmarks/solvers.py [FOLDER OF P‖Cmax INSTANCES].
+"""Speed, gaps and proofs of the solvers on generated windows: python benchmarks/solvers.py [PART …].
 
-Windows are generated, not measured: log-normal sizes, median 1,500, sigma 1, clipped at 4,096, uneven initial loads
-below 4,096. Every call gets a fresh window, because repeated input flatters branch prediction and caches.
+Parts: lpt, auto, hard, savings, resources; default all. A gap is over the bound of the answer itself, so it bounds what
+is lost from above, unless the table says otherwise.
 """
 
 from __future__ import annotations
 
-import csv
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
+import generated
 import numpy as np
+from tables import columns, head, microseconds, row, timed
 
-from sbs_opt.models.window import Savings, Window
-from sbs_opt.solvers.columns import columns_of
+from sbs_opt.models.window import Window
+from sbs_opt.solvers.bounds import lower_bound
 from sbs_opt.solvers.direct import place
-from sbs_opt.solvers.greedy import longest_first
-from sbs_opt.solvers.greedy_kernel import LEAST_INCREASE, greedy
-from sbs_opt.solvers.plain_kernel import place_longest_first
+from sbs_opt.solvers.result import Result
 from sbs_opt.solvers.solve import solve
+from sbs_opt.solvers.warm_up import warm_up
 
-REPEATS = 60
-SHAPES = ((64, 32), (128, 32), (512, 32), (1000, 128), (2000, 320))
-
-
-def sizes(draw: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Return generated token counts."""
-    return np.minimum(4096, np.exp(draw.normal(np.log(1500), 1.0, shape))).astype(np.int64)
+WARM = 5
 
 
-def plain(draw: np.random.Generator, n: int, m: int) -> Window:
-    """Return a window of one resource with initial loads and nothing else."""
-    return Window(demand=sizes(draw, (n, 1)), load=draw.integers(0, 4096, (m, 1)))
+def fresh(draw: generated.Draw, n: int, m: int, number: int, seed: int = 0) -> list[Window]:
+    """Return windows nobody has seen."""
+    random = np.random.default_rng([seed, n, m])
+    return [draw(random, n, m) for _ in range(number + WARM)]
 
 
-def full(draw: np.random.Generator, n: int, m: int) -> Window:
-    """Return a window like prefill's: two priced resources, open budget, hard limit, savings for half the items."""
-    demand = np.repeat(sizes(draw, (n, 1)), 4, axis=1) * np.array([3, 1, 1, 1])
-    pair = draw.permutation(n * m)[: n // 2]
-    savings = Savings(pair // m, pair % m, demand[pair // m] // 2)
-    limit = np.full((m, 4), [np.iinfo(np.int64).max] * 2 + [demand[:, 2].sum() // m, 10**6])
-    load = np.zeros((m, 4), dtype=np.int64)
-    return Window(demand=demand, load=load, price=[1, 1, 0, 0], limit=limit, open_resource=2, savings=savings)
+def call(solver: str, budget_s: float | None = None) -> Callable[[Window], Result]:
+    """Return a call of `solve`."""
+    return lambda window: solve(window, solver, budget_s=budget_s)
 
 
-def median_us(call: Callable[[Window], object], windows: list[Window]) -> float:
-    """Return the median microseconds of a call over fresh windows, after two warm-up calls."""
-    for window in windows[:2]:
-        call(window)
-    taken = []
-    for window in windows[2:]:
-        began = time.perf_counter()
-        call(window)
-        taken.append(time.perf_counter() - began)
-    return float(np.median(taken)) * 1e6
+def shown(budget_s: float | None) -> str:
+    """Return a budget in words."""
+    return "none" if budget_s is None else microseconds(budget_s)
 
 
-def order_of(window: Window) -> np.ndarray:
-    """Return the items longest first."""
-    return longest_first(window.demand @ window.price)
+def optimal(results: Sequence[Result]) -> str:
+    """Return the share that is proved."""
+    return f"{np.mean([result.status == 'OPTIMAL' for result in results]):.0%}"
 
 
-def heap_kernel(window: Window) -> object:
-    """Run the plain kernel alone, sort included."""
-    return place_longest_first(window.demand, window.load)
+def lpt() -> None:
+    """Print what a whole call takes, and the placement alone."""
+    head("Longest first: certified, and without certificate")
+    columns(
+        "n × m", '`solve(w, "lpt")` p50', "p90", "`place` p50", "`Window(…)` p50", "mean gap", "gap of `least_loaded`"
+    )
+    for n, m in ((64, 32), (128, 32), (512, 32), (1000, 128), (2000, 320)):
+        seconds, results = timed(call("lpt"), fresh(generated.loaded, n, m, 300), WARM)
+        direct, _ = timed(lambda window: place(window, "lpt"), fresh(generated.loaded, n, m, 300, 1), WARM)
+        random = np.random.default_rng(n)
+        raw = [(generated.sizes(random, n), random.integers(0, 4096, (m, 1))) for _ in range(300)]
+        build, _ = timed(lambda pair: Window(demand=pair[0], load=pair[1]), raw, WARM)
+        _, others = timed(call("least_loaded"), fresh(generated.loaded, n, m, 100), WARM)
+        row(
+            [
+                f"{n} × {m}",
+                *map(
+                    microseconds, (np.median(seconds), np.quantile(seconds, 0.9), np.median(direct), np.median(build))
+                ),
+                f"{np.mean([r.gap for r in results]):.2%}",
+                f"{np.mean([r.gap for r in others]):.1%}",
+            ]
+        )
 
 
-def general_kernel(window: Window) -> object:
-    """Run the general kernel alone, preparation and sort included."""
-    return greedy(columns_of(window), order_of(window), LEAST_INCREASE)
+def by_budget(
+    kinds: dict[str, generated.Draw], shapes: Sequence[tuple[int, int]], budgets: Sequence[float | None], number: int
+) -> None:
+    """Print time, gap and share of proofs of `auto`."""
+    columns("windows", "n × m", "budget", "p50", "p90", "mean gap", "proven optimal")
+    for kind, draw in kinds.items():
+        for n, m in shapes:
+            for budget_s in budgets:
+                seconds, results = timed(call("auto", budget_s), fresh(draw, n, m, number), WARM)
+                quantiles = map(microseconds, np.quantile(seconds, (0.5, 0.9)))
+                gap = f"{np.mean([r.gap for r in results]):.4%}"
+                row([kind, f"{n} × {m}", shown(budget_s), *quantiles, gap, optimal(results)])
+
+
+def auto() -> None:
+    """Print the portfolio on windows with many items per unit."""
+    head("auto: many items per unit")
+    kinds = {"A": generated.long_tailed, "D": generated.clipped, "E": generated.loaded}
+    by_budget(kinds, ((512, 32), (1000, 128), (2000, 320)), (None, 60e-6, 150e-6, 250e-6, 700e-6, 1e-3), 100)
+
+
+def hard() -> None:
+    """Print the portfolio on windows with few items per unit."""
+    head("auto: few items per unit")
+    kinds = {"D": generated.clipped, "E": generated.loaded}
+    by_budget(kinds, ((64, 32), (128, 32)), (None, 25e-6, 1e-3, 10e-3, 100e-3), 40)
+
+
+def savings() -> None:
+    """Print windows with prefix hits, against the linear relaxation or what was proved, whichever is greater."""
+    head("auto and two_phase: half of the items hit two units", ("scipy",))
+    columns(
+        "n × m", "solver", "budget", "p50", "gap over the LP or the best proof, mean", "gap over the answer's own bound"
+    )
+    for n, m in ((64, 32), (512, 32), (2000, 320)):
+        windows = fresh(generated.with_savings, n, m, 20)
+        known = [lower_bound(window, (0,), method="lp") for window in windows[WARM:]]
+        for solver, budget_s in (
+            ("lpt", None),
+            ("two_phase", None),
+            ("auto", None),
+            ("auto", 1e-4),
+            ("auto", 1e-3),
+            ("auto", 1.0),
+        ):
+            if budget_s == 1.0 and n > 64:
+                continue
+            seconds, results = timed(call(solver, budget_s), fresh(generated.with_savings, n, m, 20), WARM)
+            if budget_s == 1.0:
+                known = [max(k, r.bound) for k, r in zip(known, results, strict=True)]
+            gaps = [r.objective.bottleneck / max(k, r.bound) - 1 for r, k in zip(results, known, strict=True)]
+            own = np.mean([r.gap for r in results])
+            row(
+                [
+                    f"{n} × {m}",
+                    solver,
+                    shown(budget_s),
+                    microseconds(np.median(seconds)),
+                    f"{np.mean(gaps):.2%}",
+                    f"{own:.2%}",
+                ]
+            )
+
+
+def resources() -> None:
+    """Print windows of several resources."""
+    head("Several resources")
+    columns("windows", "n × m", "solver", "p50", "mean gap")
+    kinds = {"two priced resources": generated.two_resources, "as prefill makes them": generated.prefill_like}
+    for kind, draw in kinds.items():
+        for n, m in ((64, 32), (512, 32), (1000, 128)):
+            for solver in ("least_loaded", "lpt", "auto", "local_search"):
+                seconds, results = timed(call(solver), fresh(draw, n, m, 20), WARM)
+                gap = f"{np.mean([r.gap for r in results]):.2%}"
+                row([kind, f"{n} × {m}", solver, microseconds(np.median(seconds)), gap])
+
+
+PARTS = {"lpt": lpt, "auto": auto, "hard": hard, "savings": savings, "resources": resources}
 
 
 def main() -> None:
-    """Print the tables."""
-    draw = np.random.default_rng(0)
-    print("lpt, plain windows: median microseconds, mean gap over the cheap bound")
-    print(f"{'n×m':>9} {'heap':>8} {'general':>8} {'ratio':>6} {'place':>8} {'solve':>8} {'gap':>8} {'list gap':>8}")
-    for n, m in SHAPES:
-        windows = [plain(draw, n, m) for _ in range(REPEATS)]
-        heap, general = median_us(heap_kernel, windows), median_us(general_kernel, windows)
-        direct = median_us(lambda window: place(window, "lpt"), windows)
-        certified = median_us(lambda window: solve(window, "lpt"), windows)
-        gap = np.mean([solve(window, "lpt").gap for window in windows])
-        worse = np.mean([solve(window, "least_loaded").gap for window in windows])
-        print(
-            f"{f'{n}×{m}':>9} {heap:8.1f} {general:8.1f} {general / heap:6.1f} {direct:8.1f} {certified:8.1f}"
-            f" {gap:8.2%} {worse:8.2%}"
-        )
-    print("lpt, windows with every kind of limit and savings (4 resources): median microseconds")
-    print(f"{'n×m':>9} {'general':>8} {'place':>8} {'solve':>8} {'gap':>8}")
-    for n, m in SHAPES:
-        windows = [full(draw, n, m) for _ in range(REPEATS // 3)]
-        general = median_us(general_kernel, windows)
-        direct = median_us(lambda window: place(window, "lpt"), windows)
-        certified = median_us(lambda window: solve(window, "lpt"), windows)
-        gap = np.mean([solve(window, "lpt").gap for window in windows])
-        print(f"{f'{n}×{m}':>9} {general:8.1f} {direct:8.1f} {certified:8.1f} {gap:8.2%}")
-    if len(sys.argv) > 1:
-        published(Path(sys.argv[1]))
-
-
-def published(folder: Path) -> None:
-    """Print how solvers do on instances with published optima: `optima.csv` and one file each, in two folders."""
-    for family in ("berndt", "frangioni"):
-        with (folder / family / "optima.csv").open(newline="") as table:
-            rows = [(row["file"], int(row["optimum"])) for row in csv.DictReader(table)]
-        # The exact solver is tried on every tenth, half a second each.
-        for solver, every, budget_s in (("least_loaded", 1, None), ("lpt", 1, None), ("cp_sat", 10, 0.5)):
-            gaps, certified = [], 0
-            for name, optimum in rows[::every]:
-                words = [int(word) for word in (folder / family / name).read_text().split()[2:-1]]
-                window = Window(demand=np.array(words[2:])[:, None], load=np.zeros((words[1], 1), dtype=np.int64))
-                result = solve(window, solver, budget_s=budget_s)
-                gaps.append(result.objective.bottleneck / optimum - 1)
-                certified += result.status == "OPTIMAL"
-            print(
-                f"{family} {solver}: {len(gaps)} instances, mean gap to the optimum {np.mean(gaps):.3%},"
-                f" optimal {gaps.count(0.0)}, certified {certified}"
-            )
+    """Print the parts asked for."""
+    warm_up()
+    for name in sys.argv[1:] or PARTS:
+        PARTS[name]()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from sbs_opt.solvers.multifit_kernel import multifit
 from sbs_opt.solvers.packing_bounds_kernel import plain_bound
 from sbs_opt.solvers.plain_kernel import UnitArray, descending, longest_first, sorted_values
 from sbs_opt.solvers.plain_search_kernel import OUT_OF_STEPS, REACHED, level_out, lower_in_stages
-from sbs_opt.solvers.repartition_kernel import CURSOR_LENGTH, repartition
+from sbs_opt.solvers.repartition_kernel import STATE_LENGTH, repartition
 
 RankArray = npt.NDArray[np.int32]
 
@@ -116,13 +116,13 @@ def _recount(window: Window, placement: RankedPlacement) -> None:
 def divide_anew(window: Window, placement: RankedPlacement, budget: Budget) -> bool:
     """Divide the items of two or three units anew, in place, until that helps no more; tell whether it ever did."""
     before = makespan = int(placement.load.max())
-    cursor = np.zeros(CURSOR_LENGTH, dtype=np.int64)
+    unit = placement.where.astype(np.int64)
+    state = np.zeros(STATE_LENGTH, dtype=np.int64)
     stuck = False
     while not stuck and makespan > placement.bound and (allowed := budget.slice_steps()):
-        makespan, steps, stuck = repartition(
-            placement.size, window.load[:, 0], placement.where, placement.bound, allowed, cursor
-        )
+        makespan, steps, stuck = repartition(placement.size, window.load[:, 0], unit, placement.bound, allowed, state)
         budget.spend(max(1, steps))
+    placement.where[:] = unit
     _recount(window, placement)
     return makespan < before
 

@@ -56,7 +56,7 @@ def rows_of(where: RankArray, m: int) -> tuple[RankArray, RankArray]:
     return members, count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _take_out(members: RankArray, count: RankArray, u: int, rank: int) -> None:
     k = 0
     while members[u, k] != rank:
@@ -66,7 +66,7 @@ def _take_out(members: RankArray, count: RankArray, u: int, rank: int) -> None:
         members[u, j] = members[u, j + 1]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _put_in(members: RankArray, count: RankArray, u: int, rank: int) -> None:
     k = count[u]
     while k > 0 and members[u, k - 1] > rank:
@@ -76,7 +76,7 @@ def _put_in(members: RankArray, count: RankArray, u: int, rank: int) -> None:
     count[u] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _carry(
     size: IntArray, where: RankArray, load: IntArray, members: RankArray, count: RankArray, rank: int, to: int
 ) -> None:
@@ -91,7 +91,7 @@ def _carry(
     load[to] += size[rank]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _settle_by_one(
     size: IntArray,
     where: RankArray,
@@ -135,7 +135,7 @@ def _settle_by_one(
     return steps, _NOBODY, _NOBODY, _NOBODY
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _lower_by_one(
     size: IntArray,
     load: IntArray,
@@ -188,7 +188,7 @@ def _lower_by_one(
     return steps, give, take, v
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _exchange_pairs(
     size: IntArray,
     members: RankArray,
@@ -345,7 +345,7 @@ def lower_busiest(
             return steps, ROW_FULL
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _lower_by_pairs(
     size: IntArray,
     load: IntArray,

@@ -1,9 +1,12 @@
 """Improve a placement of one resource by dividing the items of a few units anew, each time as well as possible.
 
-The busiest unit is paired with another one and their items are divided so that the greater of the two loads is least:
-a subset-sum problem, solved exactly by meeting in the middle (Horowitz & Sahni 1974). When no pair helps, the items of
-the busiest and two other units are divided anew by enumeration. Moves and swaps are special cases. Re-dividing pairs is
-an idea of Alvim & Ribeiro 2004 and of Frangioni, Necciari & Scutellà 2004; here with unequal loads and with triples.
+`repartition` pairs the busiest unit with another one and divides their items so that the loads differ least: a
+subset-sum problem, solved exactly by meeting in the middle (Horowitz & Sahni 1974). When no pair helps, it takes the
+busiest and two other units and tries every division; moves and swaps are special cases. Re-dividing pairs is an idea of
+Alvim & Ribeiro 2004 and of Frangioni, Necciari & Scutellà 2004; here with unequal loads and with triples.
+
+`wander` leaves such a local optimum: it aims at a makespan below the best, re-divides random triples so that what
+exceeds the aim never grows, and takes any of the divisions that tie.
 """
 
 from __future__ import annotations
@@ -21,11 +24,14 @@ PAIR_ITEMS = 16
 TRIPLE_ITEMS = 12
 """A triple with more items is not tried."""
 
-CURSOR_LENGTH = 4
+STATE_LENGTH = 4
 
 
 class _Holding(NamedTuple):
-    """Who holds what: total and held are int64[m], unit and following int64[n]; head[u] starts the chain of unit u."""
+    """Who holds what: total and held are int64[m], unit and following int64[n]; head[u] starts the chain of unit u.
+
+    Chains are in index order, so that they do not depend on how a placement came about, nor on slices.
+    """
 
     size: IntArray
     unit: IntArray
@@ -51,25 +57,26 @@ def _holding(size: IntArray, load: IntArray, unit: IntArray) -> _Holding:
 @njit(cache=True, nogil=True)
 def _items_of(holding: _Holding, u: int, wanted: int, turn: int, item: IntArray, count: int) -> int:
     """Append `wanted` items of unit u to item[count:], evenly spaced over its chain; return the new count."""
-    held = holding.held[u]
-    i = holding.head[u]
+    following, held, i = holding.following, holding.held[u], holding.head[u]
     for k in range(held):
-        # Counted from `turn` on, every held / wanted-th one; rotating by turn, all have their day.
+        # Every held / wanted-th one, counted from `turn` on: as `turn` grows, all have their day.
         place = (k + turn) % held
         if (place * wanted) // held != ((place + 1) * wanted) // held:
             item[count] = i
             count += 1
-        i = holding.following[i]
+        i = following[i]
     return count
 
 
 @njit(cache=True, nogil=True)
 def _assign(holding: _Holding, item: IntArray, choice: IntArray, count: int) -> None:
     """Move item[k] to unit choice[k], for all k < count."""
+    size, unit, total, held = holding.size, holding.unit, holding.total, holding.held
     head, following = holding.head, holding.following
     for k in range(count):
-        i = item[k]
-        u = holding.unit[i]
+        i, u, v = item[k], unit[item[k]], choice[k]
+        if u == v:
+            continue
         if head[u] == i:
             head[u] = following[i]
         else:
@@ -77,22 +84,20 @@ def _assign(holding: _Holding, item: IntArray, choice: IntArray, count: int) -> 
             while following[j] != i:
                 j = following[j]
             following[j] = following[i]
-        holding.total[u] -= holding.size[i]
-        holding.held[u] -= 1
-    for k in range(count):
-        i, u = item[k], choice[k]
-        if head[u] < 0 or i < head[u]:
-            following[i] = head[u]
-            head[u] = i
-        else:  # a chain stays in index order: then it does not depend on how it came about, nor on slices
-            j = head[u]
+        if head[v] < 0 or i < head[v]:
+            following[i] = head[v]
+            head[v] = i
+        else:
+            j = head[v]
             while following[j] >= 0 and following[j] < i:
                 j = following[j]
             following[i] = following[j]
             following[j] = i
-        holding.unit[i] = u
-        holding.total[u] += holding.size[i]
-        holding.held[u] += 1
+        unit[i] = v
+        total[u] -= size[i]
+        total[v] += size[i]
+        held[u] -= 1
+        held[v] += 1
 
 
 @njit(cache=True, nogil=True)
@@ -155,45 +160,69 @@ def _divide_pair(holding: _Holding, a: int, b: int, turn: int, item: IntArray, c
 
 
 @njit(cache=True, nogil=True)
-def _divide_triple(
-    holding: _Holding, a: int, b: int, c: int, sums: IntArray, item: IntArray, choice: IntArray
-) -> tuple[int, int]:
-    """Choose units for all items of a, b and c to the least makespan; return their number (0 = no gain) and steps.
+def _random(state: IntArray) -> int:
+    """Return a number of 31 bits and move state[3] on (Knuth's linear congruential generator)."""
+    state[3] = state[3] * np.int64(6364136223846793005) + np.int64(1442695040888963407)
+    return int((state[3] >> 33) & 0x7FFFFFFF)
 
-    Every subset that unit a could take is completed by every subset of the others for unit b, where it can pay.
+
+@njit(cache=True, nogil=True)
+def _divide_triple(
+    holding: _Holding,
+    a: int,
+    b: int,
+    c: int,
+    aim: int,
+    most: int,
+    sums: IntArray,
+    item: IntArray,
+    choice: IntArray,
+    state: IntArray,
+) -> tuple[int, int]:
+    """Choose units for all items of a, b and c at least cost, at most `most`; return their number (0 = none) and steps.
+
+    The cost is what the loads exceed `aim` by, in sum; where nothing does, it is makespan − aim. Of divisions that
+    cost the same, other than the present one, a random one is taken. Every subset that a could get is completed by
+    every subset of the rest for b, as long as that can pay.
     """
-    size, held = holding.size, holding.held
-    limit = max(holding.total[a], holding.total[b], holding.total[c]) - 1
+    size, unit, held = holding.size, holding.unit, holding.held
     count = held[a] + held[b] + held[c]
-    if count > TRIPLE_ITEMS or holding.total[a] + holding.total[b] + holding.total[c] > 3 * limit:
+    if count > TRIPLE_ITEMS or holding.total[a] + holding.total[b] + holding.total[c] - 3 * aim > max(most, 0):
         return 0, 1
     filled = _items_of(holding, a, held[a], 0, item, 0)
     filled = _items_of(holding, b, held[b], 0, item, filled)
     _items_of(holding, c, held[c], 0, item, filled)
-    sums[0] = 0
+    sums[0] = present_a = present_b = 0
     for k in range(count):
-        for mask in range(1 << k):
-            sums[(1 << k) + mask] = sums[mask] + size[item[k]]
+        bit, here = 1 << k, unit[item[k]]
+        for mask in range(bit):
+            sums[bit + mask] = sums[mask] + size[item[k]]
+        present_a |= bit if here == a else 0
+        present_b |= bit if here == b else 0
     everything = (1 << count) - 1
     pool = sums[everything]
-    base_a, base_b, base_c = holding.total[a], holding.total[b], holding.total[c]
-    for k in range(count):
-        u, s = holding.unit[item[k]], size[item[k]]
-        base_a -= s if u == a else 0
-        base_b -= s if u == b else 0
-        base_c -= s if u == c else 0
-    best_a, best_b, steps = -1, -1, everything
+    # Rooms below the aim, were all items taken away.
+    room_a = aim - holding.total[a] + sums[present_a]
+    room_b = aim - holding.total[b] + sums[present_b]
+    room_c = aim - holding.total[c] + pool - sums[present_a] - sums[present_b]
+    best_a, best_b, ties, steps = -1, -1, 0, everything
     for mask_a in range(everything + 1):
-        first, left = base_a + sums[mask_a], pool - sums[mask_a]
-        if first > limit or left + base_b + base_c > 2 * limit:
+        over_a, left = sums[mask_a] - room_a, pool - sums[mask_a]
+        if max(over_a, 0) + max(left - room_b - room_c, 0) > max(most, 0) or over_a > most:
             continue
         rest = everything ^ mask_a
         mask_b = rest
-        while first <= limit:
+        while True:
             steps += 1
-            makespan = max(first, base_b + sums[mask_b], base_c + left - sums[mask_b])
-            if makespan <= limit:
-                limit, best_a, best_b = makespan - 1, mask_a, mask_b
+            over_b, over_c = sums[mask_b] - room_b, left - sums[mask_b] - room_c
+            cost = max(over_a, over_b, over_c)
+            if cost > 0:
+                cost = max(over_a, 0) + max(over_b, 0) + max(over_c, 0)
+            if cost <= most and not (mask_a == present_a and mask_b == present_b):
+                ties = ties + 1 if cost == most else 1
+                most = cost
+                if ties == 1 or _random(state) % ties == 0:
+                    best_a, best_b = mask_a, mask_b
             if mask_b == 0:
                 break
             mask_b = (mask_b - 1) & rest
@@ -206,11 +235,11 @@ def _divide_triple(
 
 @njit(cache=True, nogil=True)
 def repartition(
-    size: IntArray, load: IntArray, unit: IntArray, lower: int, max_steps: int, cursor: IntArray
+    size: IntArray, load: IntArray, unit: IntArray, lower: int, max_steps: int, state: IntArray
 ) -> tuple[int, int, bool]:
     """Lower the makespan until it is `lower`, no pair or triple with the busiest unit helps, or the steps are used up.
 
-    Called again with the same `unit` and `cursor` it goes on where it stopped, so that slices add up to one long run; a
+    Called again with the same `unit` and `state` it goes on where it stopped, so that slices add up to one long run; a
     slice ends with the try that reaches `max_steps`. A try costs some 2^(k/2) steps for a pair of k items and 2^k or
     more for a triple; to find that a placement is a local optimum takes m pairs and O(m²) triples.
 
@@ -224,8 +253,8 @@ def repartition(
         A lower bound of the makespan.
     max_steps
         Sums formed or compared.
-    cursor
-        int64[CURSOR_LENGTH], zeros at first: the next pair, the next triple (rank sum, first rank), and tries made.
+    state
+        int64[STATE_LENGTH], zeros at first: the next pair, the next triple (rank sum, first rank), random numbers.
 
     Returns
     -------
@@ -244,25 +273,80 @@ def repartition(
         if steps >= max_steps:
             return total[a], steps, False
         count, taken = 0, 0
-        if cursor[0] < m:
-            b = rank[cursor[0]]
-            cursor[0] += 1
+        if state[0] < m:
+            b = rank[state[0]]
+            state[0] += 1
             if b != a and total[a] + total[b] <= 2 * (total[a] - 1):
-                count, taken = _divide_pair(holding, a, b, cursor[3], item, choice)
-                cursor[3] += 1
+                count, taken = _divide_pair(holding, a, b, _random(state), item, choice)
         else:
-            if cursor[2] >= (cursor[1] + 1) // 2:  # the next rank sum; the first rank is the smaller one
-                cursor[1] += 1
-                cursor[2] = max(0, cursor[1] - m + 1)
-            if cursor[1] > 2 * m - 3:
+            if state[2] >= (state[1] + 1) // 2:  # the next rank sum; the first rank is the smaller one
+                state[1] += 1
+                state[2] = max(0, state[1] - m + 1)
+            if state[1] > 2 * m - 3:
                 return total[a], steps, True
-            b, c = rank[cursor[2]], rank[cursor[1] - cursor[2]]
-            cursor[2] += 1
+            b, c = rank[state[2]], rank[state[1] - state[2]]
+            state[2] += 1
             if a not in (b, c):
-                count, taken = _divide_triple(holding, a, b, c, sums, item, choice)
+                count, taken = _divide_triple(holding, a, b, c, total[a] - 1, 0, sums, item, choice, state)
         steps += taken + 1
         if count > 0:
             _assign(holding, item, choice, count)
             a, rank = int(np.argmax(total)), np.argsort(total, kind="mergesort")
-            cursor[:3] = 0
+            state[:3] = 0
     return total[a], steps, True
+
+
+@njit(cache=True, nogil=True)
+def wander(
+    size: IntArray, load: IntArray, unit: IntArray, present: IntArray, lower: int, max_steps: int, state: IntArray
+) -> tuple[int, int]:
+    """Look for a placement below the makespan of `unit` by re-dividing random triples, until `lower` or the steps end.
+
+    The aim is one below the best makespan. A triple contains a unit above the aim; a division is taken when what
+    exceeds the aim does not grow. Needs few items to a unit: triples with more than `TRIPLE_ITEMS` are passed over.
+    Called again with the same arrays it goes on where it stopped.
+
+    Parameters
+    ----------
+    size, load, lower, max_steps
+        As in `repartition`.
+    unit
+        int64[n], the best placement, replaced by each better one.
+    present
+        int64[n], where the search stands; a copy of `unit` at first.
+    state
+        int64[STATE_LENGTH]; only the random numbers are used.
+
+    Returns
+    -------
+    makespan : of `unit`
+    steps : taken
+    """
+    n, m = len(size), len(load)
+    holding = _holding(size, load, present)
+    total = holding.total
+    best_total = load.copy()
+    for i in range(n):
+        best_total[unit[i]] += size[i]
+    best = best_total.max()
+    item, choice = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    sums = np.empty(1 << TRIPLE_ITEMS, dtype=np.int64)
+    above = np.empty(m, dtype=np.int64)
+    steps = 0
+    while best > lower and steps < max_steps and m >= 3:
+        aim, count = best - 1, 0
+        for u in range(m):
+            if total[u] > aim:
+                above[count] = u
+                count += 1
+        if count == 0:
+            best, unit[:] = total.max(), present
+            continue
+        a, b, c = above[_random(state) % count], _random(state) % m, _random(state) % m
+        if a in (b, c) or b == c:
+            continue
+        excess = total[a] - aim + max(0, total[b] - aim) + max(0, total[c] - aim)
+        count, taken = _divide_triple(holding, a, b, c, aim, excess, sums, item, choice, state)
+        steps += taken + m
+        _assign(holding, item, choice, count)
+    return best, steps
