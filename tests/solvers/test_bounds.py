@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sbs_opt.models.errors import InputError
 from sbs_opt.models.window import Savings, Window
-from sbs_opt.solvers.bounds import forced_out, lower_bound
+from sbs_opt.solvers.bounds import Relaxation, forced_out, lower_bound
 from sbs_opt.testing.oracles import least_bottlenecks
 from sbs_opt.testing.strategies import windows
 
@@ -66,12 +66,6 @@ def test_bound_does_not_depend_on_the_order_of_items_and_units(window: Window, d
             id="savings count at their best",
         ),
         pytest.param(
-            plain([8] * 3, [0, 0], pinned=[0, -1, -1], savings=Savings(item=[0], unit=[1], value=[[6]])),
-            (0,),
-            12,
-            id="savings out of a pinned item's reach do not count",
-        ),
-        pytest.param(
             Window(demand=[[4, 2], [4, 2]], load=[[0, 0], [0, 0]], price=[1, 10]),
             (0,),
             24,
@@ -82,6 +76,27 @@ def test_bound_does_not_depend_on_the_order_of_items_and_units(window: Window, d
 )
 def test_examples(window: Window, left_out: tuple[int, ...], bound: int) -> None:
     assert lower_bound(window, left_out) == bound
+
+
+def test_parts_are_named_and_each_holds() -> None:
+    window = plain([8] * 3, [0, 0], pinned=[0, -1, -1], savings=Savings(item=[0], unit=[1], value=[[6]]))
+    parts = Relaxation.of(window).parts((0,))
+    # Savings out of a pinned item's reach do not count: the fluid is 24, not 18.
+    assert parts["water_level"] == 12
+    assert max(parts.values()) == lower_bound(window, (0,)) <= least_bottlenecks(window)[0,] == 16
+    assert set(Relaxation.of(plain([5, 5, 5], [0, 2])).parts((0,))) == {"water_level", "single_item", "counting"}
+
+
+@settings(max_examples=100)
+@given(every_kind)
+def test_the_linear_bound_holds_and_is_never_below_the_cheap_one(window: Window) -> None:
+    for left_out, least in least_bottlenecks(window).items():
+        assert lower_bound(window, left_out) <= lower_bound(window, left_out, "lp") <= least
+
+
+def test_an_unknown_method_is_named() -> None:
+    with pytest.raises(InputError, match="method = 'ilp'"):
+        lower_bound(plain([1], [0]), (0,), "ilp")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("left_out", [(), (0, 0), (3,), (-1,), (0,)])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sbs_opt.cli.arguments import add_json
@@ -37,7 +40,7 @@ def run(given: argparse.Namespace) -> None:
         check_writable(given.json)
     rows = KINDS[given.kind]()
     write_json(given.json, envelope("list", None, rows, kind=given.kind))
-    console(given.json).print(_table(rows))
+    console(given.json).print(_table([_solver_in_short(row) for row in rows] if given.kind == "solvers" else rows))
 
 
 def _table(rows: list[Row]) -> Table:
@@ -74,10 +77,35 @@ def _shown(value: Any) -> str:
 def _solvers() -> list[Row]:
     from sbs_opt.solvers.registry import list_solvers
 
+    with warnings.catch_warnings(record=True) as caught:  # of packages whose solvers cannot be used
+        warnings.filterwarnings("always", category=UserWarning)
+        solvers = list_solvers()
+    for one in caught:
+        if sys.stderr is not None:
+            with suppress(OSError):
+                print(f"sbs-opt: {' '.join(str(one.message).split())}", file=sys.stderr)
     return [
         {"name": s.name, "reference": s.reference, "capabilities": sorted(s.capabilities), "extra": s.extra}
-        for s in list_solvers()
+        for s in solvers
     ]
+
+
+def _solver_in_short(row: Row) -> Row:
+    """Return what people read of a solver: most take every field, only what one does not take is worth a word."""
+    from sbs_opt.models.window import FIELDS
+    from sbs_opt.solvers.protocol import IMPROVES_START
+
+    taken = [name for name in FIELDS if name in row["capabilities"]]
+    missing = [name for name in FIELDS if name not in taken]
+    said = row["reference"]
+    if not taken:
+        said += "; plain windows only"
+    elif missing:
+        kind, names = ("not with", missing) if len(missing) <= len(taken) else ("only with", taken)
+        said += f"; {kind} {', '.join(names)}"
+    if IMPROVES_START in row["capabilities"]:
+        said += "; improves a start"
+    return {"name": row["name"], "extra": row["extra"], "reference": said}
 
 
 def _policies() -> list[Row]:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from sbs_opt._version import __version__
-from sbs_opt.cli import compare, list, solve, windows  # noqa: A004  # the command is called list
+from sbs_opt.cli import bench, compare, list, solve, windows  # noqa: A004  # the command is called list
 from sbs_opt.cli.arguments import Parser
 from sbs_opt.cli.standard_output import drop_output, to_standard_output
-from sbs_opt.models.errors import InputError, InternalError, UnsupportedError
+from sbs_opt.models.errors import InputError, InternalError, PlacementError, UnsupportedError
 
 _PROGRAM = "sbs-opt"
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except KeyboardInterrupt:
         return _failed("interrupted; files named as output are as they were", 130)
-    except (InputError, UnsupportedError) as error:
+    except (InputError, UnsupportedError, PlacementError) as error:  # the last is of a solver that a package offers
         return _failed(str(error), 2)
     except InternalError as error:
         return _failed(f"{error}: this is a bug of sbs-opt, please report it with the command that you gave", 1)
@@ -65,7 +65,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
-    for command in (compare, windows, solve, list):
+    for command in (compare, windows, solve, bench, list):
         command.add_to(commands)
     return parser
 

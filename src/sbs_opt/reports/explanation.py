@@ -22,6 +22,7 @@ _PROOFS = {
     "already_there": "what is there before anything is placed",
     "water_level": "the water level: all work spread evenly",
     "single_item": "the dearest single item",
+    "unit_prices": "what each unit would have to be paid for its share, the dual of the linear relaxation",
     "counting": "counting how many of the largest items the units can hold",
 }
 """The relaxations in words, plainest first: the first that reaches what is proved is named as the proof."""

@@ -1,6 +1,6 @@
 """Cheap lower bounds of the bottleneck, for a given number of items left out of each tier.
 
-Three relaxations, of which the greatest counts:
+Four relaxations, of which the greatest counts:
 
 *Water level* (Graham 1966, with initial loads). Resource by resource, the work that must be placed is poured over the
 units as if it were a fluid: first into the room below each group's present peak, the rest into the largest group, where
@@ -11,6 +11,9 @@ raising the level by one costs the same and takes the most.
 *Counting* (one resource, one group; the pigeonhole bounds L_k with initial loads, see `packing_bounds_kernel`). The
 units can hold only so many of the j largest items.
 
+*Unit prices* (one resource, one group, no limits, nothing left out; with pins or savings). Nearly the dual of the
+linear relaxation: see `savings_bound_kernel`.
+
 All grant the adversary the choice of what is left out: of each tier the most expensive items are dropped, in each
 relaxation anew. An item that fits on no unit alone is left out of every placement, so it uses up one of the drops.
 """
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +34,10 @@ from sbs_opt.solvers.bound_kernel import alone, rises
 from sbs_opt.solvers.columns import Columns, columns_of
 from sbs_opt.solvers.packing_bounds_kernel import water_level
 from sbs_opt.solvers.plain_kernel import is_plain, sort_and_bound
+from sbs_opt.solvers.savings_bounds import linear_bound, quick_bound
+from sbs_opt.solvers.savings_columns import is_one_column
+
+Method = Literal["cheap", "lp"]
 
 
 class Relaxation(ABC):
@@ -126,7 +133,10 @@ class _General(Relaxation):
         price = self._window.price.tolist()
         base = sum(p * peak for p, peak in zip(price, peaks, strict=True))
         water = sum(p * self._water_level(r, total) for r, (p, total) in enumerate(zip(price, work, strict=True)))
-        return {"water_level": int(water), "single_item": int(base + increase)}
+        parts = {"water_level": int(water), "single_item": int(base + increase)}
+        if not any(left_out) and is_one_column(self._window):
+            parts["unit_prices"] = quick_bound(self._window)
+        return parts
 
     def _water_level(self, r: int, work: int) -> int:
         """Return the least Σ over groups of the peak of resource r, were the work a fluid."""
@@ -157,7 +167,7 @@ def _sum_after(values: IntArray, drop: int) -> npt.NDArray[Any]:
     return np.asarray(keep.sum(axis=0))
 
 
-def lower_bound(window: Window, left_out: tuple[int, ...]) -> int:
+def lower_bound(window: Window, left_out: tuple[int, ...], method: Method = "cheap") -> int:
     """Return a lower bound of the bottleneck of every placement with this `left_out` tuple.
 
     Parameters
@@ -166,13 +176,21 @@ def lower_bound(window: Window, left_out: tuple[int, ...]) -> int:
         The window.
     left_out
         One count per tier present, as in `Objective`.
+    method
+        "cheap": the relaxations of this module, microseconds. "lp": the linear relaxation too, by HiGHS, with what each
+        unit saves; milliseconds to a second, worth it where savings differ from unit to unit.
 
     Raises
     ------
     InputError
-        When no placement can have that tuple; see `Relaxation.bound`.
+        When no placement can have that tuple, see `Relaxation.bound`; an unknown method.
     """
-    return Relaxation.of(window).bound(left_out)
+    if method not in ("cheap", "lp"):
+        raise InputError(f'method = {method!r}: must be "cheap" or "lp"')
+    bound = Relaxation.of(window).bound(left_out)
+    if method == "lp":
+        bound = max(bound, linear_bound(window, left_out))
+    return bound
 
 
 def forced_out(window: Window) -> tuple[int, ...]:

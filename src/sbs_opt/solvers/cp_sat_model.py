@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from ortools.sat.python import cp_model
 
-from sbs_opt.models.checks import BoolArray, IntArray
+from sbs_opt.models.checks import IntArray
 from sbs_opt.models.window import FREE, UNLIMITED, Window
 from sbs_opt.solvers.columns import Columns, columns_of
+from sbs_opt.solvers.pairs import allowed_pairs, amounts
 
 
 class WindowModel:
@@ -27,8 +28,8 @@ class WindowModel:
         self.window = window
         self.columns: Columns = columns_of(window)
         self.model = cp_model.CpModel()
-        self.amount = _amounts(window)
-        self._allowed = _allowed(window, self.amount)
+        self.amount = amounts(window)
+        self._allowed = allowed_pairs(window, self.amount)
         n, m = self._allowed.shape
         self._x: dict[tuple[int, int], Any] = {
             (i, u): self.model.new_bool_var("") for i, u in np.argwhere(self._allowed).tolist()
@@ -46,10 +47,10 @@ class WindowModel:
         limit, load = int(self.window.limit[u, r]), int(self.window.load[u, r])
         rows = self._rows[u]
         rows = rows[self.amount[rows, u, r] > 0]
-        amounts = self.amount[rows, u, r]
-        if limit == UNLIMITED or len(rows) == 0 or load + int(amounts.sum()) <= limit:
+        added = self.amount[rows, u, r]
+        if limit == UNLIMITED or len(rows) == 0 or load + int(added.sum()) <= limit:
             return  # a limit below the load binds only what is added, and nothing can be
-        used = _weighted([self._x[i, u] for i in rows.tolist()], amounts)
+        used = _weighted([self._x[i, u] for i in rows.tolist()], added)
         if r != self.window.open_resource:
             self.model.add(used <= limit - load)
             return
@@ -58,10 +59,10 @@ class WindowModel:
         for k, variable in y.items():
             self.model.add_implication(variable, self._x[int(rows[k]), u])
         self.model.add_at_most_one(y.values())
-        relief = _weighted(list(y.values()), amounts[crossers] - 1)
+        relief = _weighted(list(y.values()), added[crossers] - 1)
         self.model.add(used - relief <= limit - load)
         for k in np.flatnonzero(~self.window.crossing[rows]).tolist():
-            shorter = [variable for c, variable in y.items() if amounts[c] < amounts[k]]
+            shorter = [variable for c, variable in y.items() if added[c] < added[k]]
             if shorter:
                 self.model.add_at_most_one([self._x[int(rows[k]), u], *shorter])
 
@@ -103,7 +104,7 @@ class WindowModel:
         """Tell the search about a placement."""
         self.model.clear_hints()  # type: ignore[no-untyped-call]
         for (i, u), variable in self._x.items():
-            self.model.add_hint(variable, bool(unit[i] == u))
+            self.model.add_hint(variable, int(unit[i] == u))
 
     def read(self, solver: cp_model.CpSolver) -> IntArray:
         """Return the placement that the search found."""
@@ -112,25 +113,6 @@ class WindowModel:
             if solver.boolean_value(variable):
                 unit[i] = u
         return unit
-
-
-def _amounts(window: Window) -> IntArray:
-    """Return int64[n, m, R]: demand less savings."""
-    amount = np.repeat(window.demand[:, None, :], window.num_units, axis=1)
-    if window.savings is not None:
-        amount[window.savings.item, window.savings.unit] -= window.savings.value
-    return amount
-
-
-def _allowed(window: Window, amount: IntArray) -> BoolArray:
-    """Return bool[n, m]: the pin allows the unit and the item fits there alone."""
-    over: BoolArray = (amount > 0) & (window.load + amount > window.limit)
-    if window.open_resource is not None:
-        r = window.open_resource
-        over[:, :, r] &= ~(window.crossing[:, None] & (window.load[:, r] < window.limit[:, r]))
-    pinned = window.pinned[:, None]
-    allowed: BoolArray = ~np.any(over, axis=2) & ((pinned == FREE) | (pinned == np.arange(window.num_units)))
-    return allowed
 
 
 def _total(terms: list[Any]) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sbs_opt.models.checks import IntArray
 from sbs_opt.models.window import FREE, Window
+from sbs_opt.solvers.branch_and_bound import BranchAndBound
 from sbs_opt.solvers.budget import Budget
 from sbs_opt.solvers.plain_search import (
     RankedPlacement,
@@ -44,7 +47,7 @@ def solve_plain(window: Window, budget: Budget, start: IntArray | None, patient:
         route = _Route(window, budget, RankedPlacement(*fields))
         if outcome != OUT_OF_STEPS or improve(route.best, budget):
             route.go(start, patient)
-        unit, by = units_of(route.best.order, route.best.where), route.by
+        unit, bound, by = units_of(route.best.order, route.best.where), route.best.bound, route.by
     return Solution(unit, int(window.price[0]) * bound, True, budget.spent, budget.limit, by, cheap_bounds=True)
 
 
@@ -65,10 +68,29 @@ class _Route:
             self.take(packed(self.window, self.budget), "multifit")
         if patient and self.goes_on() and divide_anew(self.window, self.best, self.budget):
             self.by += "+repartition"
+        if patient and self.goes_on():
+            self.prove()
 
     def goes_on(self) -> bool:
         """Tell whether there is something left to gain, and a budget to gain it with."""
         return int(self.best.load.max()) > self.best.bound and self.budget.slice_steps() > 0
+
+    def prove(self) -> None:
+        """Leave the rest of the budget to branch and bound, which has searches of its own and raises the bound."""
+        found = BranchAndBound().solve(
+            self.window,
+            budget_s=self.budget.seconds_left(),
+            budget_steps=self.budget.steps_left(),
+            start=units_of(self.best.order, self.best.where).astype(np.int64),
+            seed=0,
+        )
+        self.budget.spend(found.steps)
+        self.budget.limit = found.limit
+        other = ranked(self.window, found.unit)
+        if other.load.max() < self.best.load.max():
+            self.best, self.by = other, "branch_and_bound"
+        price = int(self.window.price[0])
+        self.best = self.best._replace(bound=max(self.best.bound, found.bound // price))
 
     def take(self, other: RankedPlacement | None, name: str) -> None:
         """Search on from another start and keep what comes of it where the makespan is lower."""

@@ -57,7 +57,7 @@ def ranked_longest_first(window: Window) -> RankedPlacement:
     return RankedPlacement(*_longest_first(window.demand, window.load))
 
 
-def ranked(window: Window, unit: IntArray) -> RankedPlacement:
+def ranked(window: Window, unit: IntArray | UnitArray) -> RankedPlacement:
     """Rank a placement that leaves nothing out."""
     return RankedPlacement(*_rank(window.demand, window.load, descending(window.demand), unit.astype(np.int32)))
 

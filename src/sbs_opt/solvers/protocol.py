@@ -10,8 +10,9 @@ import numpy.typing as npt
 from sbs_opt.models.checks import IntArray
 from sbs_opt.models.errors import InputError
 from sbs_opt.models.placement import Placement, UnitArray
-from sbs_opt.models.window import FIELDS as FIELDS  # part of this room's vocabulary too
-from sbs_opt.models.window import Window
+from sbs_opt.models.window import FIELDS, Window
+
+__all__ = ["FIELDS", "IMPROVES_START", "Limit", "Solution", "Solver", "SolverInfo", "fields_in_use"]
 
 Limit = Literal["time", "steps"]
 

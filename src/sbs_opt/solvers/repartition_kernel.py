@@ -21,6 +21,9 @@ from sbs_opt.models.checks import IntArray
 PAIR_ITEMS = 16
 """Items of a pair that are divided anew; of more, some stay where they are, and which do changes from try to try."""
 
+PAIR_TURNS = 16
+"""How often each pair is tried, with other items each time, where most pairs have too many."""
+
 TRIPLE_ITEMS = 12
 """A triple with more items is not tried."""
 
@@ -262,19 +265,20 @@ def repartition(
     steps : taken
     stuck : whether nothing is left to try
     """
-    m = len(load)
+    n, m = len(size), len(load)
     holding = _holding(size, load, unit)
     total = holding.total
-    item, choice = np.empty(len(size), dtype=np.int64), np.empty(len(size), dtype=np.int64)
+    item, choice = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
     sums = np.empty(1 << TRIPLE_ITEMS, dtype=np.int64)
+    pairs = m if 2 * n <= PAIR_ITEMS * m else m * PAIR_TURNS
     steps = 0
     a, rank = int(np.argmax(total)), np.argsort(total, kind="mergesort")
     while total[a] > lower:
         if steps >= max_steps:
             return total[a], steps, False
         count, taken = 0, 0
-        if state[0] < m:
-            b = rank[state[0]]
+        if state[0] < pairs:
+            b = rank[state[0] % m]
             state[0] += 1
             if b != a and total[a] + total[b] <= 2 * (total[a] - 1):
                 count, taken = _divide_pair(holding, a, b, _random(state), item, choice)
