@@ -32,7 +32,9 @@ class _Entry:
 _TABLE: dict[str, _Entry] = {
     entry.info.name: entry
     for entry in (
-        _Entry("auto", "Auto", SolverInfo("auto", _EVERY_FIELD, "the fastest solver that suits the window; today lpt")),
+        _Entry(
+            "auto", "Auto", SolverInfo("auto", _EVERY_FIELD | {IMPROVES_START}, "the cheapest route to the certificate")
+        ),
         _Entry(
             "greedy",
             "RoundRobin",
