@@ -50,6 +50,15 @@ def cases(draw: st.DrawFn, max_items: int = 7) -> Case:
     return np.array(size, dtype=np.int64), np.array(load, dtype=np.int64)
 
 
+def hard_case(seed: int) -> Case:
+    """Return a case that the plain bound rarely settles: eight sizes of the same order."""
+    draw = np.random.default_rng(seed)
+    return np.sort(draw.integers(100, 200, 8))[::-1].copy(), np.sort(draw.integers(0, 100, 3))
+
+
+hard_cases = st.integers(0, 2**32 - 1).map(hard_case)
+
+
 def loaded_case(n: int, m: int, seed: int) -> Case:
     """Return a generated case: log-normal sizes clipped at 4,096 and uniform loads below that."""
     draw = np.random.default_rng(seed)
@@ -112,6 +121,8 @@ def test_plain_bounds_never_exceed_the_optimum(case: Case) -> None:
         pytest.param([6, 6, 6], [0, 0, 5], 8, 11, id="pigeonhole that fills the loaded unit"),
         pytest.param([10, 10, 10, 10, 10, 1], [0, 0, 0], 17, 20, id="two of five on one"),
         pytest.param([10, 10, 10, 10, 10, 9, 9, 9, 9, 9, 9], [0, 0, 0], 35, 37, id="a unit short of one item"),
+        pytest.param([99, 98, 95, 92, 91, 1], [0, 0, 0], 159, 188, id="short, and small items left over"),
+        pytest.param([98, 98, 97, 97, 95, 95, 93, 91, 2, 1], [25, 29, 43], 288, 311, id="the same with loads"),
     ],
 )
 def test_plain_bound_of(size: list[int], load: list[int], water: int, bound: int) -> None:
@@ -221,12 +232,13 @@ def decide(case: Case, makespan: int, dual: Dual, slice_nodes: int) -> tuple[int
 
 
 @settings(max_examples=300)
-@given(cases(), st.sampled_from([1, 8, 1 << 14]), st.sampled_from([60, 1 << 21]), st.data())
+@given(cases() | hard_cases, st.sampled_from([1, 8, 1 << 14]), st.sampled_from([60, 1 << 21]), st.data())
 def test_search_decides_every_makespan(case: Case, entries: int, cells: int, data: st.DataObject) -> None:
-    # Few entries: only the last items have lists; few cells: a cell holds many sums.
+    # Few entries: only the last items have lists; few cells: a cell holds many sums; few known nodes: places collide.
     weights = data.draw(st.lists(st.floats(0, 100), min_size=len(case[0]), max_size=len(case[0])))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(branch_and_bound_kernel, "ENTRIES", entries)
+        patch.setattr(branch_and_bound_kernel, "_KNOWN_NUMBERS", 1)
         patch.setattr(branch_and_bound_dual_kernel, "_ENTRIES", cells)
         dual = dual_for(case, data.draw(st.sampled_from([None, weights])))
         optimum = least(case)
@@ -339,18 +351,18 @@ def test_wander_has_nothing_to_do_on_two_units() -> None:
 
 
 @settings(max_examples=200)
-@given(cases(), st.data())
+@given(cases() | hard_cases, st.data())
 def test_solver_proves_the_optimum_pins_or_not(case: Case, data: st.DataObject) -> None:
-    size, load = case
-    n, m = len(size), len(load)
-    shuffled = size[np.array(data.draw(st.permutations(range(n))))]
-    pinned = np.array(data.draw(st.lists(st.integers(-1, m - 1), min_size=n, max_size=n)))
+    n, m = len(case[0]), len(case[1])
+    size = case[0][np.array(data.draw(st.permutations(range(n))))]
+    load = case[1][np.array(data.draw(st.permutations(range(m))))]
+    pinned = np.maximum(-1, data.draw(st.lists(st.integers(-9 * m, m - 1), min_size=n, max_size=n)))
     base = load.copy()
-    np.add.at(base, pinned[pinned >= 0], shuffled[pinned >= 0])
+    np.add.at(base, pinned[pinned >= 0], size[pinned >= 0])
     price = data.draw(st.sampled_from([1, 3]))
-    window = plain(shuffled, load, pinned=pinned, price=[price])
+    window = plain(size, load, pinned=pinned, price=[price])
     result = solve(window, "branch_and_bound")
-    optimum = price * least_makespan(shuffled[pinned < 0].tolist(), base.tolist())
+    optimum = price * least_makespan(size[pinned < 0].tolist(), base.tolist())
     assert (result.objective.bottleneck, result.bound, result.status) == (optimum, optimum, "OPTIMAL")
     assert result.limit is None
 
@@ -368,6 +380,7 @@ def test_optimum_does_not_depend_on_the_order_of_items_and_units(case: Case, dat
 @pytest.mark.parametrize("budget_steps", [0, 1, 300, 5_000, 50_000, 400_000])
 def test_a_budget_may_end_anywhere(budget_steps: int) -> None:
     size, load = loaded_case(48, 20, 4)
+    load = load[::-1]
     result = solve(plain(size, load), "branch_and_bound", budget_steps=budget_steps)
     assert result.bound <= 6058 <= result.objective.bottleneck  # proved below
     assert result.limit == "steps" or result.status == "OPTIMAL"
@@ -394,6 +407,14 @@ def test_time_ends_the_search_and_the_start_is_kept() -> None:
     result = solve(window, "branch_and_bound", budget_s=0.0, start=start)
     assert (result.placement, result.status, result.limit) == (start, "FEASIBLE", "time")
     assert solve(window, "branch_and_bound", budget_s=0.02, start=start).limit == "time"
+
+
+def test_search_goes_on_from_the_start() -> None:
+    size, load = loaded_case(64, 32, 2)
+    window = plain(size, np.roll(load, 5))
+    start = solve(window, "branch_and_bound", budget_steps=200_000)
+    further = solve(window, "branch_and_bound", budget_steps=100_000, start=start.placement)
+    assert further.objective.bottleneck < start.objective.bottleneck
 
 
 def test_large_numbers_are_solved_through_coarse_cells() -> None:

@@ -78,7 +78,8 @@ def least_load(window: Window) -> int:
     for row, pin in zip(amount.tolist(), window.pinned.tolist(), strict=True):
         units = range(window.num_units) if pin == FREE else [pin]
         reached = {(*state[:u], state[u] + row[u], *state[u + 1 :]) for state in reached for u in units}
-    return int(window.price[0]) * min(max(state) for state in reached)
+    highest: list[int] = [max(state) for state in reached]
+    return int(window.price[0]) * min(highest)
 
 
 def zeros(window: Window) -> tuple[int, ...]:
@@ -192,7 +193,7 @@ def test_bounds_refuse_what_they_do_not_cover() -> None:
 
 
 @settings(max_examples=100)
-@given(windows(max_items=12, max_units=6, fields=("pinned",)))
+@given(windows(max_items=12, max_units=6, fields=()))
 def test_without_savings_it_is_at_least_as_good_as_lpt(window: Window) -> None:
     assert solve(window, "two_phase", budget_steps=0).objective.bottleneck <= solve(window, "lpt").objective.bottleneck
 
@@ -278,9 +279,16 @@ def test_slicing_changes_nothing(window: Window, seed: int, steps: int) -> None:
 @given(larger, st.integers(0, 9))
 def test_improving_never_makes_worse_and_more_steps_never_hurt(window: Window, seed: int) -> None:
     start = any_placement(window, seed)
-    reached = [verify(window, start)]
+    reached, bound = [verify(window, start)], quick_bound(window) // int(window.price[0])
     for steps in (1, 10, 50, 200, 1000, 10_000, 1_000_000):
-        reached.append(verify(window, improve(window, start, Budget(None, steps), quick_bound(window))))
+        reached.append(verify(window, improve(window, start, Budget(None, steps), bound)))
+    assert reached == sorted(reached, reverse=True)
+
+
+def test_what_is_half_done_is_undone_also_after_saving_more_has_lowered_the_bottleneck() -> None:
+    # Found by trial: with 6,500 steps a chain that did not lower the bottleneck was kept, at the cost of savings.
+    window = crowded_window(81124, 56, 10, 100)
+    reached = [solve(window, "two_phase", budget_steps=steps).objective for steps in range(0, 15_000, 500)]
     assert reached == sorted(reached, reverse=True)
 
 

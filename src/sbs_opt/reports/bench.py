@@ -213,7 +213,10 @@ def in_short(rows: Sequence[Summary]) -> str:
     said = "; ".join(
         f"{row.name}: {significant(100 * (row.gap_mean or 0))} % in {duration(row.wall_s_p50 or 0)}" for row in kept
     )
-    return f"Nothing here is both faster and closer (median time, mean gap) than {said}."
+    ranked = sum(row.comparable for row in rows)
+    fair = "took every window and left out no more than the best"
+    among = "Nothing here" if ranked == len(rows) else f"Of the {ranked} of {len(rows)} runs that {fair}, none"
+    return f"{among} is both faster and closer (median time, mean gap) than {said}."
 
 
 NOTES = (

@@ -59,10 +59,11 @@ def solution_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[RenderableTyp
     table.add_column("window", justify="right")
     for name in ("solver", "status"):
         table.add_column(name)
-    for name in ("left out", "bottleneck", "bound", "gap", "wall ms"):
+    saves = any(row["saved"] for row in rows)
+    for name in ("left out", "bottleneck", "bound", "gap", *(["saved"] if saves else []), "wall ms"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows[:_SHOWN_ROWS]:
-        status = row["status"] + (f", {row['limit']} limit" if row["limit"] else "")
+        status = row["status"] + (f" ({row['limit']})" if row["limit"] else "")
         table.add_row(
             str(row["window"]),
             row["solver"],
@@ -71,11 +72,14 @@ def solution_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[RenderableTyp
             count(row["bottleneck"]),
             count(row["bound"]),
             percent(row["gap"]),
+            *([count(row["saved"])] if saves else []),
             milliseconds(row["wall_s"]),
         )
     yield table
     if len(rows) > _SHOWN_ROWS:
         yield f"… and {count(len(rows) - _SHOWN_ROWS)} more windows; --json has all of them"
+    if any(row["limit"] for row in rows):
+        yield "(time), (steps): that budget ended the search for a better bottleneck, more savings or less spread"
     yield _in_sum(rows)
 
 

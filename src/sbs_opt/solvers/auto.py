@@ -29,6 +29,9 @@ items; on others, where a step takes longer, this is a millisecond or two."""
 _CERTIFY_S = 6e-6
 """What checking and certifying the answer takes of a wall-clock budget, and as much again for every 2,000 items."""
 
+_CLOSE = 0.01
+"""A gap up to which a window of one resource is left to the solver that is made for it."""
+
 _EXACT_S, _EXACT_STEPS = 0.1, 25_000_000
 """What must be left of the budget before an exact back end is worth loading and building its model."""
 
@@ -72,7 +75,16 @@ def _one_column(window: Window, budget: Budget, start: IntArray | None, patient:
         seed=seed,
     )
     budget.spend(found.steps)
-    return replace(found, solver="two_phase")
+    found = replace(found, solver="two_phase")
+    objective = verify(window, found.unit)
+    if objective.bottleneck <= found.bound * (1 + _CLOSE):
+        return found
+    # Few items per unit, or savings that crowd on a few units: other starts and exchanges may do better.
+    if not patient:
+        budget = Budget(None, OTHER_STEPS)
+    other = _any(window, budget, found.unit.astype(np.int64), patient, seed)
+    better = verify(window, other.unit) < objective
+    return replace(other if better else found, bound=max(found.bound, other.bound), steps=found.steps + budget.spent)
 
 
 def _any(window: Window, budget: Budget, start: IntArray | None, patient: bool, seed: int) -> Solution:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,12 @@ class InstalledSolver:
             ) from error
         if not isinstance(solver, Solver):
             raise InputError(f"{self._who}: {entry.value} has no method solve")
+        try:
+            signature(solver.solve).bind(None, budget_s=None, budget_steps=None, start=None, seed=0)
+        except TypeError as error:
+            raise InputError(
+                f"{self._who}: solve must take (window, *, budget_s, budget_steps, start, seed); {error}"
+            ) from error
         self._solver = solver
         self.info = self._described(entry)
 
@@ -71,9 +78,16 @@ class InstalledSolver:
         PlacementError
             The placement breaks a rule of the window.
         InputError
-            The answer is no placement, or claims what is not so.
+            The solver raised, or its answer is no placement, or claims what is not so.
         """
-        answer: Any = self._solver.solve(window, budget_s=budget_s, budget_steps=budget_steps, start=start, seed=seed)
+        try:
+            answer: Any = self._solver.solve(
+                window, budget_s=budget_s, budget_steps=budget_steps, start=start, seed=seed
+            )
+        except Exception as error:  # whatever somebody else's solver does
+            raise InputError(
+                f"{self._who}: failed ({type(error).__name__}: {error}); mend it or use another"
+            ) from error
         claim = answer if isinstance(answer, Solution) else None
         try:
             placement = answer if isinstance(answer, Placement) else Placement(claim.unit if claim else answer)

@@ -15,11 +15,11 @@ from sbs_opt.solvers.exact_search import Answer, BackEndError, Stage
 from sbs_opt.solvers.milp_model import MilpModel
 from sbs_opt.solvers.milp_rows import FloatArray, Programme
 
-_GAP = 1e-6
-"""Absolute gap at which the solvers stop."""
+_DUAL_TOLERANCE = 1e-7
+"""By how much the solvers let a reduced cost have the wrong sign."""
 
-_TOLERANCE = 1e-7
-"""Tolerance to which the solvers meet their linear programmes."""
+_RELATIVE = 1e-6
+"""The feasibility tolerance of the solvers, relative to the greatest number: smaller differences they do not tell."""
 
 _PROVABLE = 1e9
 """Greatest number in a programme whose bound is believed: beyond it a sum of doubles is no more exact than the absolute
@@ -97,22 +97,21 @@ class MilpBackEnd:
 def whole_bound(programme: Programme, bound: float) -> int | None:
     """Return the lower bound of a stage's value that follows from an engine's float bound, or None.
 
-    A reduced cost that is wrong by the tolerance moves the bound by the range of its column times that (so Neumaier and
-    Shcherbina, 2004, repair a bound), a column that is wrong by its cost times that; rows are scaled by their greatest
-    number, so that times the tolerance may be lost as well. The margin is the sum of all. What is left is rounded up,
-    because the objective takes whole values only: exact proofs end where the margin reaches one, with numbers of some
-    millions.
+    Two margins are taken off. A reduced cost that is wrong by the dual tolerance moves the bound by the range of its
+    column times that (so Neumaier and Shcherbina, 2004, repair a bound). And solvers scale rows by their greatest
+    number, and call values equal that differ by a small share. What is left is rounded up, because the objective takes
+    whole values only: exact proofs end where the margins reach one, with numbers of a million.
     """
-    largest = _largest(programme)
+    largest = max(1.0, abs(bound), _largest(programme))
     if not math.isfinite(bound) or largest > _PROVABLE:
         return None
-    ranges, costs = float((programme.upper - programme.lower).sum()), float(np.abs(programme.cost).sum())
-    margin = _GAP + _TOLERANCE * (ranges + costs + largest)
+    ranges = float((programme.upper - programme.lower).sum())
+    margin = _RELATIVE * largest + _DUAL_TOLERANCE * ranges
     return programme.offset + programme.scale * math.ceil(bound - margin)
 
 
 def _largest(programme: Programme) -> float:
-    """Return the greatest absolute number in a programme, the terms of its objective included."""
+    """Return the greatest absolute number in a programme."""
     rows = programme.rows
-    parts = (programme.cost * programme.upper, programme.upper, rows.value, rows.lower, rows.upper)
+    parts = (programme.cost, programme.upper, rows.value, rows.lower, rows.upper)
     return max(float(np.abs(part[np.isfinite(part)]).max(initial=0.0)) for part in parts)

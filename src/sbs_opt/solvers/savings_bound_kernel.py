@@ -33,7 +33,7 @@ _DEAREST = 1 << 6
 """Greatest price of a unit; few savings exceed 98 %."""
 
 _MOST_LOOKS = 16
-"""Prices are left at 1 where a sweep would look at more than so many hits per item and hit: items that hit most units."""
+"""Prices stay 1 where a sweep would look at more hits than so many per item and hit: where items hit most units."""
 
 _MANY_GUESTS = 64
 """Guests of a unit up to which insertion sorts them faster than a general sort."""
@@ -357,33 +357,24 @@ def _more_than_fit(columns: SavingsColumns, by_load: IntArray, j: int, needs: In
         if needs[i] <= j:
             smallest[count] = i
             count += 1
-    hits_here = np.full(n, -1, dtype=np.int64)
-    hits = np.empty(len(guest), dtype=np.int64)
+    taken = np.full(n, -1, dtype=np.int64)  # the unit where an item was taken as a hit, before its turn by size
     held = 0
     for q in range(j):
         u = by_load[q]
-        guests = 0
-        for g in range(guest_start[u], guest_start[u + 1]):
-            k = guest[g]
-            if needs[hit_item[k]] <= j:
-                hits_here[hit_item[k]] = u
-                hole = guests
-                while hole > 0 and hits[hole - 1] > amount[k]:
-                    hits[hole] = hits[hole - 1]
-                    hole -= 1
-                hits[hole] = amount[k]
-                guests += 1
-        room, next_hit, next_other = bottleneck - load[u], 0, 0
+        room, next_hit, next_other = bottleneck - load[u], guest_start[u], 0
         while held < count:
-            while next_other < count and hits_here[smallest[next_other]] == u:
+            while next_hit < guest_start[u + 1] and needs[hit_item[guest[next_hit]]] > j:
+                next_hit += 1
+            while next_other < count and taken[smallest[next_other]] == u:
                 next_other += 1
+            hit = amount[guest[next_hit]] if next_hit < guest_start[u + 1] else room + 1
             other = size[smallest[next_other]] if next_other < count else room + 1
-            hit = hits[next_hit] if next_hit < guests else room + 1
             room -= min(hit, other)
             if room < 0:
                 break
             held += 1
             if hit <= other:
+                taken[hit_item[guest[next_hit]]] = u
                 next_hit += 1
             else:
                 next_other += 1

@@ -37,7 +37,8 @@ class SavingsColumns(NamedTuple):
     hit_item, hit_unit, hit_amount
         int64[k], item, unit, and what the item adds there: size less saving.
     guest_start, guest
-        int64[m + 1] and int64[k]; the hits of unit u are guest[start[u]] … guest[start[u + 1] − 1], by item.
+        int64[m + 1] and int64[k]; the hits of unit u are guest[start[u]] … guest[start[u + 1] − 1], the least amount
+        first.
     by_ratio
         int64[k], the hits in descending order of saving / size: per unit of load they relieve others most.
     """
@@ -103,7 +104,7 @@ def prepare(
         pinned_by_rank[r] = pinned[i]
         hit_start[r + 1] = hit_start[r] + hits_of[i]
     hit_item, hit_unit, hit_amount = _by_item(rank, size, pinned, hit_start, item, unit, value)
-    guest_start, guest = _by_unit(hit_unit, m)
+    guest_start, guest = _by_unit(hit_unit, hit_amount, m)
     ratio = np.empty((len(hit_item), 1), dtype=np.int64)
     for k in range(len(hit_item)):
         ratio[k, 0] = np.int64(_RATIO_STEPS * (1.0 - np.float64(hit_amount[k]) / np.float64(size[hit_item[k]])))
@@ -146,8 +147,8 @@ def _by_item(
 
 
 @njit(cache=True, nogil=True)
-def _by_unit(hit_unit: IntArray, m: int) -> tuple[IntArray, IntArray]:
-    """Return the hits of each unit and where they start."""
+def _by_unit(hit_unit: IntArray, hit_amount: IntArray, m: int) -> tuple[IntArray, IntArray]:
+    """Return where the hits of each unit start, and the hits, in ascending order of amount."""
     start = np.zeros(m + 1, dtype=np.int64)
     for u in hit_unit:
         start[u + 1] += 1
@@ -155,7 +156,7 @@ def _by_unit(hit_unit: IntArray, m: int) -> tuple[IntArray, IntArray]:
         start[u + 1] += start[u]
     guest = np.empty(len(hit_unit), dtype=np.int64)
     end = start[:m].copy()
-    for k in range(len(hit_unit)):
+    for k in descending(hit_amount.reshape(-1, 1))[::-1]:
         guest[end[hit_unit[k]]] = k
         end[hit_unit[k]] += 1
     return start, guest

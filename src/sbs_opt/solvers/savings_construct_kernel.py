@@ -3,10 +3,10 @@
 The first phase accepts hits by descending saving / size while the unit stays below a ceiling: the greedy rule of the
 fractional knapsack problem (Dantzig 1957) that each unit solves, namely of what to relieve the others.
 
-The second phase is list scheduling, longest first, each item where it ends lowest (Graham 1969); or best fit decreasing
-into the rooms that a target leaves, where the least target is searched as in MULTIFIT (Coffman, Garey, Johnson 1978).
-An item that hits a unit may still go there: of the units with enough room it takes the one where room + excess · amount
-added is least, so a hit must save more than it leaves idle.
+The second phase is best fit decreasing into the rooms that a target leaves, where the least target is searched as in
+MULTIFIT (Coffman, Garey, Johnson 1978); or list scheduling, longest first, each item where it ends lowest (Graham
+1969). An item that hits a unit may still go there: of the units with enough room it takes the one where room + excess ·
+amount added is least, so a hit must save more than it leaves idle.
 
 Where items are few per unit a large item needs a unit almost to itself, and a hit accepted early costs that unit. So
 for such windows each target is also tried with a first phase for the smaller items only, and with none.
@@ -22,8 +22,8 @@ from sbs_opt.solvers.savings_columns import SavingsColumns
 
 _NOWHERE = -1
 
-_COARSE, _FINE = 9, 11
-"""The search for a target goes up by 2^-9 of the bound at first, and does not tell targets apart closer than 2^-11."""
+_COARSE, _FINE = 9, 10
+"""The search for a target goes up by 2^-9 of the bound at first, and does not tell targets apart closer than 2^-10."""
 
 _EXCESS = 2.0
 """Of .5, 1, 2, 5 and 20 the one with the least mean gap at two items per unit; the others are within .3 %."""
@@ -54,10 +54,14 @@ def construct(columns: SavingsColumns, bound: int) -> tuple[IntArray, int]:
     steps : int
     """
     n = len(columns.size)
-    unit = two_phases(columns, bound)
-    high = loads_of(columns, unit).max()
-    fitted, attempts = least_fit(columns, bound, high)
-    return fitted if attempts and fitted[0] != _NOWHERE else unit, n * (attempts + 1)
+    fitted, attempts = least_fit(columns, bound)
+    found = attempts > 0 and fitted[0] != _NOWHERE
+    if found and n > _FEW_PER_UNIT * len(columns.load) and len(columns.hit_item) > 0:
+        return fitted, n * attempts  # the first way has not been seen to be better there
+    listed = two_phases(columns, bound)
+    if found and loads_of(columns, fitted).max() <= loads_of(columns, listed).max():
+        return fitted, n * (attempts + 1)
+    return listed, n * (attempts + 1)
 
 
 @njit(cache=True, nogil=True)
@@ -107,8 +111,8 @@ def _sink(heap: IntArray, key: IntArray, where: IntArray, u: int, total: int) ->
 
 
 @njit(cache=True, nogil=True)
-def least_fit(columns: SavingsColumns, bound: int, upper: int) -> tuple[IntArray, int]:
-    """Search the least target from `bound` to below `upper` at which best fit places all.
+def least_fit(columns: SavingsColumns, bound: int) -> tuple[IntArray, int]:
+    """Search the least target between `bound` and twice that at which best fit places all.
 
     Returns
     -------
@@ -120,14 +124,15 @@ def least_fit(columns: SavingsColumns, bound: int, upper: int) -> tuple[IntArray
     bits = attempts = 0
     while m >> bits:
         bits += 1
-    if upper >> (62 - bits):  # room and unit would not fit one number
+    if bound >> (61 - bits):  # room and unit would not fit one number
         return best, attempts
     unit = np.empty(n, dtype=np.int64)
     room = np.empty(m, dtype=np.int64)
     key = np.empty(m, dtype=np.int64)
-    variants = 3 if n <= _FEW_PER_UNIT * m else 1
-    low, high = bound, upper
-    target, step = bound, bound >> _COARSE  # the bound itself is sometimes met, and mostly nearly
+    few = n <= _FEW_PER_UNIT * m
+    variants = 3 if few else 1
+    low, high, step = bound, 2 * bound + 1, max(1, bound >> _COARSE)
+    target = bound if few else bound + step  # with few items per unit the bound itself is often met
     while low < high:
         met = False
         for variant in range(variants):
@@ -141,9 +146,8 @@ def least_fit(columns: SavingsColumns, bound: int, upper: int) -> tuple[IntArray
             high = target - room.min()
         else:
             low = target + 1 + (bound >> _FINE)
-        middle = (low + high) // 2
-        target = middle if best[0] != _NOWHERE else min(low + step, middle)
         step *= 2
+        target = (low + high) // 2 if best[0] != _NOWHERE else min(low + step, high)
     return best, attempts
 
 

@@ -37,6 +37,9 @@ from sbs_opt.solvers.savings_search_kernel import (
     reorder,
 )
 
+_MOST_FOR_TRIPLES = 256
+"""Items up to which chains of three are searched: their number grows with the square, and what they gain falls."""
+
 
 @njit(cache=True, nogil=True)
 def run(columns: SavingsColumns, s: Search, bound: int, limit: int) -> bool:
@@ -62,6 +65,7 @@ def run(columns: SavingsColumns, s: Search, bound: int, limit: int) -> bool:
         if not ended:
             return False
         cursor[LEVEL] = cursor[BLOCK] = cursor[ITEM] = 0
+        cursor[BEST] = s.load[s.by_load[-1]]  # saving more or spreading may have lowered it by itself
         if cursor[PHASE] == SPREAD:
             if not cursor[CHANGED]:
                 return True
@@ -138,7 +142,8 @@ def _block(columns: SavingsColumns, s: Search, busiest: int, bound: int) -> int:
                 cursor[STEPS] += steps
             cursor[BLOCK] += 1
         else:
-            cursor[LEVEL], cursor[BLOCK], cursor[ITEM] = TRIPLES, 0, s.head[busiest]
+            level = TRIPLES if len(s.unit) <= _MOST_FOR_TRIPLES else TRIPLES + 1
+            cursor[LEVEL], cursor[BLOCK], cursor[ITEM] = level, 0, s.head[busiest]
     elif cursor[BLOCK] < others and cursor[ITEM] != NOBODY:
         best, length, steps = by_triples(columns, s, busiest, s.by_load[cursor[BLOCK]], cursor[ITEM], best)
         cursor[STEPS] += steps

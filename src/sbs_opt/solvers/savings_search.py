@@ -67,7 +67,7 @@ def improve(window: Window, unit: IntArray, budget: Budget, bound: int) -> IntAr
     budget
         What may be spent; a step is a candidate evaluated, and a block of candidates that has begun is finished.
     bound
-        A lower bound of the greatest load, before the price: there the bottleneck needs no further search.
+        A lower bound of the greatest load, before the price: no further search for a bottleneck that meets it.
 
     Returns
     -------

@@ -76,8 +76,8 @@ def solve(
         start=None if first is None else _wide(first[0]),
         seed=seed,
     )
-    solution = answer if isinstance(answer, Solution) else Solution(_placement(answer).unit)
     try:
+        solution = answer if isinstance(answer, Solution) else Solution(_placement(answer).unit)
         placement, objective, bound, proved = _certify(window, solution, first)
     except (PlacementError, InputError, InternalError) as error:
         # A registered solver that errs is our bug; an object that was passed in is the caller's.
@@ -162,11 +162,11 @@ def _own_solver(solver: Any) -> tuple[Solver, SolverInfo]:
 
 
 def _verified_start(window: Window, start: Placement | Any) -> tuple[Placement, Objective]:
-    placement = _placement(start)
     try:
+        placement = _placement(start)
         return placement, verify(window, placement)
-    except PlacementError as error:
-        raise PlacementError(f"start: {error}") from error
+    except (PlacementError, InputError) as error:
+        raise type(error)(f"start: {error}") from error
 
 
 def _placement(answer: Any) -> Placement:

@@ -7,7 +7,11 @@ import time
 import numpy as np
 
 from sbs_opt.models.window import Savings, Window
+from sbs_opt.solvers.registry import solver_info
 from sbs_opt.solvers.solve import solve
+
+_STEPS = 1_000_000
+"""Enough to reach every stage of a portfolio."""
 
 
 def warm_up(*solvers: str) -> float:
@@ -29,18 +33,25 @@ def warm_up(*solvers: str) -> float:
     """
     began = time.perf_counter()
     for solver in solvers or ("auto", "lpt"):
+        info = solver_info(solver)
         for window in _one_of_each_kind():
-            solve(window, solver, budget_steps=20_000)
+            if window.fields_in_use <= info.capabilities:
+                solve(window, solver)
+                solve(window, solver, budget_steps=_STEPS)
     return time.perf_counter() - began
 
 
 def _one_of_each_kind() -> tuple[Window, ...]:
     draw = np.random.default_rng(0)
+    # Few items per unit, and none that fills a unit: constructions and searches do not prove this one at once.
+    stubborn = Window(demand=draw.integers(500, 1000, (14, 1)), load=draw.integers(0, 300, (5, 1)))
     demand, load = draw.integers(1, 1000, (24, 1)), draw.integers(0, 300, (6, 1))
     savings = Savings(np.arange(12), np.arange(12) % 6, demand[:12] // 2)
     wide = np.repeat(demand, 3, axis=1)
     return (
+        stubborn,
         Window(demand=demand, load=load),
+        Window(demand=demand, load=load, pinned=np.where(np.arange(24) < 3, np.arange(24), -1)),
         Window(demand=demand, load=load, savings=savings),
         Window(
             demand=wide,
