@@ -45,11 +45,13 @@ def run(given: argparse.Namespace) -> None:
     from sbs_opt.reports.solutions import solution_row, solution_tables
     from sbs_opt.solvers.registry import solver_info
     from sbs_opt.solvers.solve import solve
+    from sbs_opt.solvers.warm_up import warm_up
 
     solver_info(given.solver)
     windows = list(read_windows(given.windows))
     if not windows:
         raise InputError(f"{given.windows}: is empty; give a file that holds windows")
+    warm_up(given.solver)  # or the first windows would spend their budget on loading compiled code
     screen = console(given.json)
     rows = []
     with progress_bar() as progress:

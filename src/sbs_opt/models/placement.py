@@ -45,6 +45,9 @@ class Placement:
         object.__setattr__(placement, "unit", unit)
         return placement
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Placement, (self.unit,)  # through the constructor, so that a copy is read-only too
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Placement) and np.array_equal(self.unit, other.unit)
 

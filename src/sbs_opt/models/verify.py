@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _EMPTY = np.zeros(0, dtype=np.int64)
 _EMPTY_TABLE = np.zeros((0, 1), dtype=np.int64)
+for _array in (_EMPTY, _EMPTY_TABLE):  # read-only like all else, or the kernel would be compiled once more
+    _array.flags.writeable = False
 
 
 def verify(window: Window, placement: Placement | Any) -> Objective:
@@ -87,9 +89,12 @@ def _verify_any(window: Window, placement: Placement) -> Objective:
 def _numbered(names: IntArray, one: bool) -> tuple[IntArray, int]:
     """Return the names as 0, 1, … in ascending order, and how many there are."""
     if one:
-        return (names if not len(names) or names[0] == 0 else np.zeros_like(names)), min(1, len(names))
-    distinct, numbers = np.unique(names, return_inverse=True)
-    return numbers, len(distinct)
+        numbers, count = (names if not len(names) or names[0] == 0 else np.zeros_like(names)), min(1, len(names))
+    else:
+        distinct, numbers = np.unique(names, return_inverse=True)
+        count = len(distinct)
+    numbers.flags.writeable = False
+    return numbers, count
 
 
 def _spread(load: IntArray, weight: IntArray) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -56,6 +56,9 @@ class Savings:
 
     def __len__(self) -> int:
         return len(self.item)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Savings, (self.item, self.unit, self.value)  # through the constructor: a copy is read-only too
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -243,8 +246,10 @@ class Window:
 
     @cached_property
     def has_limits(self) -> bool:
-        """Whether any limit is finite."""
-        return bool((self.limit != UNLIMITED).any())
+        """Whether any limit could bind: one that all items together would exceed."""
+        if not (self.limit != UNLIMITED).any():
+            return False
+        return bool((self.limit - self.load < self.demand.sum(axis=0)).any())
 
     @cached_property
     def one_group(self) -> bool:
@@ -260,7 +265,8 @@ class Window:
     def fields_in_use(self) -> frozenset[str]:
         """The names of `FIELDS` that can change the answer.
 
-        Limits that are all `UNLIMITED`, a single group, or tiers where nothing can be left out are not in use.
+        Limits beyond what all items together add, a single group, or tiers where nothing can be left out are not in
+        use.
         """
         used = (
             ("limits", self.has_limits),
@@ -279,6 +285,10 @@ class Window:
         if self.one_tier:
             return (int(self.tier[0]),) if self.num_items else ()
         return tuple(int(t) for t in np.unique(self.tier))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor: a copy is read-only too, and has the types that the kernels are compiled for.
+        return Window, tuple(getattr(self, field.name) for field in fields(self))
 
     def _key(self) -> tuple[Any, ...]:
         savings = self.savings

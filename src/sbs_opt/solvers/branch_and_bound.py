@@ -30,6 +30,7 @@ from sbs_opt.solvers.repartition_kernel import STATE_LENGTH, repartition, wander
 DEFAULT_STEPS = 100_000_000
 """About a second, when the caller gives neither budget."""
 
+_START_STEPS = 30  # for each item: the time of the first placement, verified, is that of so many steps
 _FILL_TURNS = 32
 _FILL_FROM = 3  # items to a unit below which exact filling has not been seen to succeed
 _WANDER_UP_TO = 4  # items to a unit above which triples are too many to divide
@@ -53,7 +54,7 @@ class BranchAndBound:
     below the best. What any of them finds to be impossible, all know. Pinned items count as load. Starts from the
     better of `start` and `lpt` and never gives back less, as whole objectives; the spread is not optimised.
 
-    A step is a pointer moved, a sum formed, a room looked at in a node of the search, or 32 cells of a table; with
+    A step is a pointer moved twice, a sum formed, a room looked at in a node of the search, or 32 cells of a table; with
     `budget_steps` or neither budget (`DEFAULT_STEPS`) the answer is reproducible.
 
     References
@@ -68,7 +69,7 @@ class BranchAndBound:
         """Return the best placement found within the budgets, with the bound that was proved; seed changes nothing."""
         budget = Budget(budget_s, budget_steps, DEFAULT_STEPS)
         first = quick_start(window, start, seed)
-        budget.spend(first.steps)
+        budget.spend(_START_STEPS * first.steps)
         price = int(window.price[0])
         if price == 0:
             return Solution(first.unit, 0, True, budget.spent)
@@ -134,8 +135,8 @@ class _Run:
         for turn in turns:
             if not (allowed := self._allowed()):
                 return
-            makespan, steps = exact_fill(self.size, self.load, self.lower, turn, allowed, unit)
-            self.budget.spend(steps)
+            makespan, moves = exact_fill(self.size, self.load, self.lower, turn, 2 * allowed, unit)
+            self.budget.spend(1 + moves // 2)
             if makespan == self.lower:
                 self.upper, self.unit = makespan, unit
 

@@ -57,6 +57,8 @@ def columns_of(window: Window) -> Columns:
         names, group = np.unique(window.group, return_inverse=True)
         peak = np.zeros((len(names), window.num_resources), dtype=np.int64)
         np.maximum.at(peak, group, window.load)
+    group = group.astype(np.int64, copy=False)
+    group.flags.writeable = False  # one type, or the kernels would be compiled twice
     start, unit, value = _savings_by_item(window)
     return Columns(
         demand=window.demand,
@@ -66,7 +68,7 @@ def columns_of(window: Window) -> Columns:
         limit=window.limit,
         crossing=window.crossing,
         pinned=window.pinned,
-        group=group.astype(np.int64, copy=False),
+        group=group,
         peak=peak,
         open_resource=-1 if window.open_resource is None else window.open_resource,
         saving_start=start,

@@ -165,10 +165,9 @@ def _overlay(
     Only the slots that received something can be out of place: they are sorted, and merged with the others.
     """
     overlap = slots[a] + slots[b] - m
-    x, count = first[a], 0
-    for _ in range(slots[a]):
-        scratch[count] = x
-        count += 1
+    x = first[a]
+    for k in range(slots[a]):
+        scratch[k] = x
         x = after[x]
     untouched = slots[a] - overlap
     y = first[b]

@@ -85,9 +85,8 @@ class InstalledSolver:
                 window, budget_s=budget_s, budget_steps=budget_steps, start=start, seed=seed
             )
         except Exception as error:  # whatever somebody else's solver does
-            raise InputError(
-                f"{self._who}: failed ({type(error).__name__}: {error}); mend it or use another"
-            ) from error
+            what = f"{type(error).__name__}: {error}"
+            raise InputError(f"{self._who}: failed ({what}); mend it or use another") from error
         claim = answer if isinstance(answer, Solution) else None
         try:
             placement = answer if isinstance(answer, Placement) else Placement(claim.unit if claim else answer)

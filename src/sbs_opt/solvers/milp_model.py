@@ -4,7 +4,7 @@ Columns, in this order:
 
 * x[i, u] ∈ {0, 1}: unit u takes item i; only where the pin allows it and the item fits alone;
 * those of an open limit (`milp_open_limit`);
-* T[r, g] ≥ 0, whole where the range is small: by how much the load of group g rises above its initial peak in the priced resource r.
+* T[r, g] ≥ 0: by how much the load of group g rises above its initial peak in the priced resource r.
 
 Solvers work with tolerances, so small numbers are worth having: all amounts of a row are divided by their greatest
 common divisor, exactly, and its bound is rounded down.
@@ -23,7 +23,6 @@ from sbs_opt.solvers.exact_search import Bottleneck, LeftOut, Stage
 from sbs_opt.solvers.milp_open_limit import OpenLimit
 from sbs_opt.solvers.milp_rows import FloatArray, Programme, Rows, labelled_rows, no_bound, stacked
 from sbs_opt.solvers.pairs import allowed_pairs, amounts
-
 
 _WHOLE_RANGE = 10_000
 """Greatest range of columns T that are said to be whole. With ranges of 10^5 HiGHS has proved false optima, with real

@@ -10,7 +10,7 @@ from sbs_opt.solvers.branch_and_bound import BranchAndBound
 from sbs_opt.solvers.budget import Budget
 from sbs_opt.solvers.plain_search import (
     RankedPlacement,
-    divide_anew,
+    divided_anew,
     filled,
     improve,
     packed,
@@ -42,17 +42,22 @@ def solve_plain(window: Window, budget: Budget, start: IntArray | None, patient:
     """
     unit, makespan, fields, steps, outcome = place_and_search(window.demand, window.load, budget.slice_steps())
     budget.spend(steps)
-    bound, by = fields[4], "local_search"
+    bound, by, limit = fields[4], "local_search", None
     if makespan > bound or outcome == OUT_OF_STEPS:
         route = _Route(window, budget, RankedPlacement(*fields))
         if outcome != OUT_OF_STEPS or improve(route.best, budget):
             route.go(start, patient)
         unit, bound, by = units_of(route.best.order, route.best.where), route.best.bound, route.by
-    return Solution(unit, int(window.price[0]) * bound, True, budget.spent, budget.limit, by, cheap_bounds=True)
+        limit = budget.limit
+    return Solution(unit, int(window.price[0]) * bound, True, budget.spent, limit, by, cheap_bounds=True)
 
 
 class _Route:
-    """The best placement so far and what found it."""
+    """The best placement so far and what found it.
+
+    The stages and their order depend on the window and on `patient` alone, and one that the budget does not cover ends
+    the route: so a larger budget goes the same way, only further, and never ends at a worse placement.
+    """
 
     def __init__(self, window: Window, budget: Budget, best: RankedPlacement) -> None:
         self.window, self.budget, self.best, self.by = window, budget, best, "local_search"
@@ -62,12 +67,16 @@ class _Route:
         n, m = self.window.num_items, self.window.num_units
         if start is not None and not (start == FREE).any() and self.goes_on():
             self.take(ranked(self.window, start), "start")
-        if (patient or n >= _MANY_PER_UNIT * m) and self.goes_on():
-            self.take(filled(self.window, self.best, self.budget), "exact_fill")
         if (patient or n <= _FEW_PER_UNIT * m) and self.goes_on():
             self.take(packed(self.window, self.budget), "multifit")
-        if patient and self.goes_on() and divide_anew(self.window, self.best, self.budget):
-            self.by += "+repartition"
+        if (patient or n >= _MANY_PER_UNIT * m) and self.goes_on():
+            other = filled(self.window, self.best, self.budget)
+            if other is None:
+                self.budget.limit = self.budget.limit or "steps"
+                return
+            self.take(other, "exact_fill")
+        if patient and self.goes_on():
+            self.take(divided_anew(self.window, self.best, self.budget), "repartition")
         if patient and self.goes_on():
             self.prove()
 
@@ -86,16 +95,11 @@ class _Route:
         )
         self.budget.spend(found.steps)
         self.budget.limit = found.limit
-        other = ranked(self.window, found.unit)
-        if other.load.max() < self.best.load.max():
-            self.best, self.by = other, "branch_and_bound"
-        price = int(self.window.price[0])
-        self.best = self.best._replace(bound=max(self.best.bound, found.bound // price))
+        self.best = self.best._replace(bound=max(self.best.bound, found.bound // int(self.window.price[0])))
+        self.take(ranked(self.window, found.unit)._replace(bound=self.best.bound), "branch_and_bound")
 
-    def take(self, other: RankedPlacement | None, name: str) -> None:
-        """Search on from another start and keep what comes of it where the makespan is lower."""
-        if other is None:
-            return
+    def take(self, other: RankedPlacement, name: str) -> None:
+        """Search on from another placement and keep what comes of it where that is better, the spread included."""
         improve(other, self.budget)
-        if other.load.max() < self.best.load.max():
+        if other.rank() < self.best.rank():
             self.best, self.by = other, name

@@ -51,6 +51,10 @@ class RankedPlacement(NamedTuple):
     load: IntArray
     bound: int
 
+    def rank(self) -> tuple[int, int]:
+        """Return makespan and spread, in exact integers, to compare two placements of a window by."""
+        return int(self.load.max()), sum(x * x for x in self.load.tolist())
+
 
 def ranked_longest_first(window: Window) -> RankedPlacement:
     """Place longest first, without a search."""
@@ -113,18 +117,26 @@ def _recount(window: Window, placement: RankedPlacement) -> None:
     np.add.at(placement.load, placement.where, placement.size)
 
 
-def divide_anew(window: Window, placement: RankedPlacement, budget: Budget) -> bool:
-    """Divide the items of two or three units anew, in place, until that helps no more; tell whether it ever did."""
-    before = makespan = int(placement.load.max())
-    unit = placement.where.astype(np.int64)
+def divided_anew(window: Window, like: RankedPlacement, budget: Budget) -> RankedPlacement:
+    """Divide the items of two or three units anew until that helps no more; returns a placement of its own.
+
+    It is the one that had the least makespan first: where several units are the busiest, the divisions that lower some
+    of them may spread the load worse, and count only when the last of them has been lowered.
+    """
+    makespan = int(like.load.max())
+    unit = like.where.astype(np.int64)
+    best = unit.copy()
     state = np.zeros(STATE_LENGTH, dtype=np.int64)
     stuck = False
-    while not stuck and makespan > placement.bound and (allowed := budget.slice_steps()):
-        makespan, steps, stuck = repartition(placement.size, window.load[:, 0], unit, placement.bound, allowed, state)
+    while not stuck and makespan > like.bound and (allowed := budget.slice_steps()):
+        reached, steps, stuck = repartition(like.size, window.load[:, 0], unit, makespan - 1, allowed, state)
         budget.spend(max(1, steps))
-    placement.where[:] = unit
+        if reached < makespan:
+            makespan, stuck = reached, False
+            best[:] = unit
+    placement = like._replace(where=best.astype(np.int32), load=np.empty_like(like.load))
     _recount(window, placement)
-    return makespan < before
+    return placement
 
 
 @njit(cache=True, nogil=True)

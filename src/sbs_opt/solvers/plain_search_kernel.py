@@ -166,7 +166,7 @@ def _lower_by_one(
         radius = 2 * best - load[b] - load[u]
         if done[u] or u == b or radius <= 0:
             continue
-        if 8 * (load[b] - best) > gap:
+        if load[b] - best > gap >> 3:
             break
         ku = count[u]
         for j in range(ku):

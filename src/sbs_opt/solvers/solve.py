@@ -20,6 +20,9 @@ from sbs_opt.solvers.protocol import FIELDS, Solution, Solver, SolverInfo
 from sbs_opt.solvers.registry import load_solver, refuse_unsupported, solver_info
 from sbs_opt.solvers.result import Result, Stats
 
+_LONGEST_S, _MOST_STEPS = 1e9, 2**62
+"""Budgets beyond these are as good as none."""
+
 
 def solve(
     window: Window,
@@ -66,6 +69,10 @@ def solve(
     """
     began = time.perf_counter()
     _check_arguments(window, budget_s, budget_steps, seed)
+    # Plain numbers from here on: NumPy's own would make the kernels compile for each of their types.
+    budget_s = None if budget_s is None else min(float(budget_s), _LONGEST_S)
+    budget_steps = None if budget_steps is None else min(int(budget_steps), _MOST_STEPS)
+    seed = int(seed)
     chosen, info = (load_solver(solver), solver_info(solver)) if isinstance(solver, str) else _own_solver(solver)
     refuse_unsupported(window, info)
     first = None if start is None else _verified_start(window, start)
@@ -78,7 +85,7 @@ def solve(
     )
     try:
         solution = answer if isinstance(answer, Solution) else Solution(_placement(answer).unit)
-        placement, objective, bound, proved = _certify(window, solution, first)
+        placement, objective, bound, proved = _certify(window, solution, first, is_ours=isinstance(solver, str))
     except (PlacementError, InputError, InternalError) as error:
         # A registered solver that errs is our bug; an object that was passed in is the caller's.
         own = PlacementError if isinstance(error, PlacementError) else InputError
@@ -100,11 +107,12 @@ def solve(
 
 
 def _certify(
-    window: Window, solution: Solution, first: tuple[Placement, Objective] | None
+    window: Window, solution: Solution, first: tuple[Placement, Objective] | None, *, is_ours: bool
 ) -> tuple[Placement, Objective, int, bool]:
     """Return the better of solution and start, its objective, its bound, and whether its `left_out` is proved least."""
     unit = solution.unit
-    if type(unit) is np.ndarray and unit.dtype == np.int32 and unit.ndim == 1:
+    # The caller's own solver may keep its array, and write to it: only ours is taken without a copy.
+    if is_ours and type(unit) is np.ndarray and unit.dtype == np.int32 and unit.ndim == 1:
         placement = Placement.unchecked(cast(UnitArray, unit))
     else:
         placement = _placement(unit)
@@ -118,8 +126,10 @@ def _certify(
                 raise InternalError(f"claims that {objective.left_out} is the least left out, not {first[1].left_out}")
             bound = 0  # the solver's bound speaks of its own left_out tuple only
         placement, objective = first
+    if proved and any(objective.left_out) and not window.has_limits:
+        raise InternalError(f"claims that {objective.left_out} is the least left out, but nothing limits this window")
     proved = proved or not any(objective.left_out)
-    cheap = solution.cheap_bounds and bound > 0
+    cheap = is_ours and solution.cheap_bounds and bound > 0
     if not proved or (bound < objective.bottleneck and not cheap):
         relaxation = Relaxation.of(window)
         bound = max(bound, relaxation.bound(objective.left_out))
