@@ -30,3 +30,14 @@ def test_links_between_pages_exist() -> None:
         if not (ROOT / name).exists()
     ]
     assert not missing
+
+
+def test_no_page_is_left_with_a_gap() -> None:
+    marks = {"<!-- run -->", "<!-- test -->"}
+    left = [
+        f"{page.name}: {comment}"
+        for page in PAGES
+        for comment in re.findall(r"<!--.*?-->", page.read_text(encoding="utf-8"), re.S)
+        if comment not in marks
+    ]
+    assert not left

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from hypothesis import given
 
 from sbs_opt.models.errors import InputError
+from sbs_opt.models.placement import Placement
 from sbs_opt.models.window import FREE, UNLIMITED, Savings, Window
 from sbs_opt.testing.strategies import windows
 
@@ -150,6 +154,24 @@ def test_a_window_rebuilt_from_its_fields_is_equal(window: Window) -> None:
     assert rebuilt == window
     assert hash(rebuilt) == hash(window)
     assert rebuilt.tiers == tuple(sorted(set(window.tier.tolist())))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda window: pickle.loads(pickle.dumps(window))])
+def test_a_copy_is_read_only_too(copied: Callable[[Window], Window]) -> None:
+    saving = Savings([0], [1], [[1, 1]])
+    window = copied(Window(**BASE, savings=saving, pinned=[-1, 0, 1]))
+    assert window == Window(**BASE, savings=saving, pinned=[-1, 0, 1])
+    assert window.savings is not None
+    arrays = [getattr(window, field.name) for field in fields(window)] + [window.savings.value]
+    assert not any(array.flags.writeable for array in arrays if isinstance(array, np.ndarray))
+    placement = copied(Placement([0, 1]))  # type: ignore[arg-type]
+    assert placement == Placement([0, 1])
+    assert not placement.unit.flags.writeable  # type: ignore[attr-defined]
+
+
+def test_limits_that_cannot_bind_are_not_in_use() -> None:
+    assert "limits" in Window(demand=[[5], [3]], load=[[1]], limit=[[8]]).fields_in_use
+    assert not Window(demand=[[5], [3]], load=[[1]], limit=[[9]]).fields_in_use
 
 
 def test_integers_beside_floats_stay_exact() -> None:

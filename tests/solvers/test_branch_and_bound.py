@@ -93,7 +93,7 @@ def dual_for(case: Case, multipliers: list[float] | None = None) -> Dual:
     dual = new_dual(size, int(least(case) + 1 - load[0]))
     if multipliers is not None:
         dual.multiplier[:] = multipliers
-    evaluate(dual)
+    evaluate(dual, dual.multiplier)
     return dual
 
 
@@ -157,7 +157,7 @@ def test_steps_of_the_multipliers_keep_the_bound_valid(case: Case) -> None:
     lower = raised(dual, load, int(load[-1]), optimum)
     for _ in range(20):
         improve(dual, load, lower, False)
-        evaluate(dual)
+        evaluate(dual, dual.multiplier)
         assert slack(dual, load, optimum) <= 0
         lower = max(lower, raised(dual, load, lower, optimum))
 
@@ -185,10 +185,10 @@ def test_multipliers_close_a_gap_that_the_sizes_leave() -> None:
     size, load = loaded_case(64, 32, 1)
     lower = first = plain_bound(size, load)
     dual = new_dual(size, 2 * first)
-    evaluate(dual)
+    evaluate(dual, dual.multiplier)
     for number in range(100):
         improve(dual, load, lower, number == 0)
-        evaluate(dual)
+        evaluate(dual, dual.multiplier)
         lower = raised(dual, load, lower, 2 * first)
     assert lower > first
 
@@ -254,7 +254,7 @@ def test_what_one_search_refutes_another_knows() -> None:
     case = np.array([18, 18, 17, 16, 15, 15, 13, 6, 5], dtype=np.int64), np.array([0, 0, 1], dtype=np.int64)
     dual = new_dual(case[0], 60)
     dual.multiplier[:] = 0.0  # a bound that refutes nothing
-    evaluate(dual)
+    evaluate(dual, dual.multiplier)
     one = new_tree(case[0], 3, 60)
     two = second_stack(one)
     makespan = least(case) - 1

@@ -240,10 +240,10 @@ def test_pulp_calls_a_search_that_was_cut_short_optimal_and_is_not_believed(monk
         return statuses[-1]
 
     monkeypatch.setattr(pulp.LpProblem, "solve", spied)
-    window = plain(np.random.default_rng(3).integers(1000, 5000, 60), [0] * 12)
-    result = solve(window, "pulp", budget_s=0.3)
-    assert statuses == [pulp.LpStatusOptimal]
-    assert (result.status, result.limit) == ("FEASIBLE", "time")
+    window = plain(np.random.default_rng(3).integers(1000, 5000, 20), [0] * 5)
+    result = solve(window, Pulp(incumbent=False), budget_steps=20)
+    assert statuses == [pulp.LpStatusOptimal] * 2  # left out, then the bottleneck
+    assert (result.status, result.limit, result.objective.left_out) == ("FEASIBLE", "steps", (0,))
 
 
 # Lies of a back end, told directly to the search.

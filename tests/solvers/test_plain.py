@@ -148,6 +148,31 @@ def test_a_longer_search_goes_on_where_a_shorter_one_ended(
     assert one.limit in (None, "steps")
 
 
+STEPS = (0, 60, 200, 400, 800, 1600, 3000, 5000, 6000, 6550, 7000, 7750, 9000, 12_000, 20_000, 50_000, 10**6)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 60) | st.integers(0, 5000), max_size=25), loads_of_units)
+def test_no_stage_of_auto_takes_from_a_later_one(sizes: list[int], loads: list[int]) -> None:
+    objectives = [solve(plain(sizes, loads), "auto", budget_steps=steps).objective for steps in STEPS]
+    assert objectives == sorted(objectives, reverse=True)
+
+
+def test_a_stage_that_becomes_affordable_does_not_starve_the_next() -> None:
+    # Exact filling took the steps of re-dividing: 16687 with 6,550 steps, 16709 with 7,750.
+    sizes = [3765, 270, 739, 2725, 4098, 345, 3416, 3797, 3935, 4366, 958, 2776, 4011, 1789, 956, 2397, 407, 1099]
+    sizes += [4276, 3338, 4306, 4200, 4382, 1552, 2359]
+    window = plain(sizes, [9194, 70, 8382, 6457, 2533, 7199])
+    objectives = [solve(window, "auto", budget_steps=steps).objective for steps in STEPS]
+    assert objectives == sorted(objectives, reverse=True)
+
+
+def test_dividing_anew_does_not_spread_the_load_worse() -> None:
+    # Of several busiest units one was lowered, at the cost of the spread, and the makespan stayed.
+    window = plain([7, 7, 9, 10, 0, 8, 3, 0], [12, 3, 4, 12, 16, 6])
+    assert solve(window, "auto", budget_steps=10**6).objective <= solve(window, "auto").objective
+
+
 def test_units_that_one_item_pins_do_not_keep_the_others_from_levelling() -> None:
     # The giant decides the makespan; longest first then leaves 15 and 13 on the others, which 14 and 14 betters.
     window = plain([100, 5, 5, 4, 4, 4, 3, 3], [0, 0, 0])

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from sbs_opt.models import verify_kernel
 from sbs_opt.models.errors import InputError, InternalError, PlacementError, UnsupportedError
 from sbs_opt.models.objective import Objective
 from sbs_opt.models.placement import Placement
 from sbs_opt.models.window import Savings, Window
+from sbs_opt.solvers import plain_search
 from sbs_opt.solvers import solve as solve_module
+from sbs_opt.solvers.greedy_kernel import greedy
+from sbs_opt.solvers.plain_search import place_and_search
 from sbs_opt.solvers.protocol import FIELDS, Solution, SolverInfo, fields_in_use
 from sbs_opt.solvers.registry import list_solvers, load_solver
 from sbs_opt.solvers.result import Result, Stats
 from sbs_opt.solvers.solve import solve
+from sbs_opt.solvers.warm_up import warm_up
 
 from .helpers import plain
 
 WINDOW = plain([5, 3, 3], [0, 1])
 
 USES: dict[str, Window] = {
-    "limits": plain([1], [0], limit=[[4]]),
-    "open_resource": plain([1], [0], limit=[[4]], open_resource=0),
+    "limits": plain([1, 1], [0], limit=[[1]]),
+    "open_resource": plain([1, 1], [0], limit=[[1]], open_resource=0),
     "groups": plain([1], [0, 0], group=[0, 1]),
     "several_resources": Window(demand=[[1, 1]], load=[[0, 0]]),
-    "tiers": plain([1, 1], [0], limit=[[4]], tier=[0, 1]),
+    "tiers": plain([1, 1], [0], limit=[[1]], tier=[0, 1]),
     "pinned": plain([1], [0, 0], pinned=[1]),
     "savings": plain([1], [0], savings=Savings(item=[0], unit=[0], value=[[1]])),
 }
@@ -86,7 +92,7 @@ def test_fields_that_cannot_change_the_answer_are_not_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"solver": "ltp"}, "'ltp': unknown; known solvers: auto, least_loaded, lpt, cp_sat"),
+        ({"solver": "ltp"}, "'ltp': unknown; known solvers: auto, round_robin, least_loaded, lpt, multifit,"),
         ({"solver": 3}, "solver = 3: pass a registered name or an object with a solve method"),
         ({"solver": Answers}, "an object with a solve method"),
         ({"solver": Answers([0, 1, 1], info="mine")}, "solver.info = 'mine'"),
@@ -155,3 +161,63 @@ def test_a_result_cannot_be_made_to_lie() -> None:
         Result(placement, good, 8, "FEASIBLE", None, stats)
     with pytest.raises(InternalError, match="OPTIMAL at bottleneck 7, but the bound is 6"):
         Result(placement, good, 6, "OPTIMAL", None, stats)
+
+
+class KeepsItsBuffer:
+    """A user's solver that writes every answer into the same array."""
+
+    def __init__(self) -> None:
+        self.buffer = np.zeros(8, dtype=np.int32)
+
+    def solve(self, window: Window, **_: Any) -> Solution:
+        self.buffer[: window.num_items] = np.arange(window.num_items) % window.num_units
+        return Solution(self.buffer[: window.num_items])
+
+
+def test_a_result_does_not_change_when_the_solver_writes_to_its_array() -> None:
+    solver = KeepsItsBuffer()
+    result = solve(WINDOW, solver)
+    solver.buffer[:] = 1
+    assert result.placement.unit.tolist() == [0, 1, 0]
+    assert solve(WINDOW, solver).placement == result.placement
+
+
+def test_leaving_out_what_nothing_limits_is_not_proved_least() -> None:
+    with pytest.raises(InputError, match="nothing limits this window"):
+        solve(WINDOW, Answers(Solution(np.full(3, -1, dtype=np.int32), bound=1, left_out_proved=True)))
+
+
+@pytest.mark.parametrize("solver", ["auto", "lpt", "local_search", "multifit"])
+@pytest.mark.parametrize("budget", [{"budget_steps": 10**30}, {"budget_s": 1e305}, {"budget_steps": np.int32(5000)}])
+def test_any_number_is_a_budget(solver: str, budget: dict[str, Any]) -> None:
+    assert solve(WINDOW, solver, **budget).objective.bottleneck <= 8
+
+
+def test_nothing_is_cut_short_where_there_is_nothing_to_do() -> None:
+    result = solve(plain([1], [0]), "auto", budget_steps=0)
+    assert (result.status, result.limit) == ("OPTIMAL", None)
+
+
+def test_errors_of_a_start_name_it() -> None:
+    with pytest.raises(InputError, match="start: "):
+        solve(WINDOW, "lpt", start=[0.5, 1, 1])
+
+
+def test_an_own_solver_that_returns_nothing_is_named() -> None:
+    with pytest.raises(InputError, match="solver Answers: "):
+        solve(WINDOW, Answers(None))
+
+
+def test_after_warm_up_nothing_is_compiled() -> None:
+    warm_up()
+    kernels = (verify_kernel.judge, verify_kernel.judge_plain, place_and_search, greedy, plain_search._search)
+    before = [len(kernel.signatures) for kernel in kernels]
+    copies = [
+        pickle.loads(pickle.dumps(plain([5, 3, 3], [0, 1]))),
+        plain([5, 3, 3], [0, 1], tier=[1, 0, 1]),
+        plain([5, 3, 3], [0, 1], group=[0, 1], limit=[[9], [9]]),
+        plain([5, 3, 3], [0, 1], group=[4, 1], tier=[3, 3, 3], limit=[[9], [9]]),
+    ]
+    for window in copies:
+        solve(window, start=solve(window, "lpt").placement)
+    assert [len(kernel.signatures) for kernel in kernels] == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from sbs_opt.models.checks import IntArray
 from sbs_opt.models.verify import verify
@@ -40,6 +41,7 @@ _WANDER_STEPS = 500_000
 _FIRST_NODES = 2000
 _ASCENT_ROUNDS = 80
 _ROUND_NODES = 250
+_AVERAGE_EVERY = 10
 _ASIDE_EVERY = 16
 _ASIDE_WANDER_STEPS = 20_000
 
@@ -54,7 +56,7 @@ class BranchAndBound:
     below the best. What any of them finds to be impossible, all know. Pinned items count as load. Starts from the
     better of `start` and `lpt` and never gives back less, as whole objectives; the spread is not optimised.
 
-    A step is a pointer moved twice, a sum formed, a room looked at in a node of the search, or 32 cells of a table; with
+    A step is a pointer moved twice, a sum formed, a room looked at in a node of the search, or 32 table cells; with
     `budget_steps` or neither budget (`DEFAULT_STEPS`) the answer is reproducible.
 
     References
@@ -167,28 +169,36 @@ class _Run:
         self.dual, self.new_lower = new_dual(self.size, top), True
         self.short = new_tree(self.size, len(self.load), top)
         self.long, self.long_aim = second_stack(self.short), -1
-        self._raise()
+        self._raise(self.dual.multiplier)
         return True
 
-    def _raise(self) -> None:
-        """Raise the bound to what the multipliers refute."""
-        evaluate(self.dual)
+    def _raise(self, multiplier: npt.NDArray[np.float64]) -> None:
+        """Raise the bound to what these multipliers refute."""
+        evaluate(self.dual, multiplier)
         self.budget.spend(self.evaluation_steps)
         lower = raised(self.dual, self.load, self.lower, self.upper)
-        self.new_lower = lower > self.lower
+        self.new_lower |= lower > self.lower
         self.lower = lower
 
     def _round(self, number: int) -> None:
         improve(self.dual, self.load, self.lower, self.new_lower)
-        self._raise()
-        if number < _ASCENT_ROUNDS:
+        self.new_lower = False
+        if number % _AVERAGE_EVERY == 0:
+            self._raise(self.dual.average)
+            self._probe(number)
+        self._raise(self.dual.multiplier)
+        self._probe(number)
+        if number > _ASCENT_ROUNDS and number % _ASIDE_EVERY == 0:
+            self._wander(_ASIDE_WANDER_STEPS)
+            self._persist(_ROUND_NODES)
+
+    def _probe(self, number: int) -> None:
+        """Look briefly for a placement that meets the bound, once the bound has come near to where it settles."""
+        if number <= _ASCENT_ROUNDS or self.lower == self.upper:
             return
         restart(self.short, self.load, self.lower)
         if self._explore(self.short, _ROUND_NODES) == REFUTED:
             self.lower, self.new_lower = self.lower + 1, True
-        if number % _ASIDE_EVERY == 0:
-            self._wander(_ASIDE_WANDER_STEPS)
-            self._persist(_ROUND_NODES)
 
     def _persist(self, nodes: int) -> None:
         """Go on with the long search, which aims one below the best placement."""

@@ -30,10 +30,11 @@ _TOTAL_WORTH = 1 << 30
 # Of the settings tried on 64 items × 32 units with loads, these come within a thousandth of the gap soonest: some 100
 # steps; a greater shortest step keeps the bound from settling, a smaller one lets the search see the same table again.
 _GOAL = 1 / 4096
-_MOMENTUM = 0.5
+_MOMENTUM = 0.6
 _PATIENCE = 5
 _SHORTER = 0.7
 _SHORTEST = 0.25
+_MEMORY = 0.06
 
 _CELLS_PER_STEP = 32
 
@@ -43,8 +44,8 @@ class Dual(NamedTuple):
 
     Parameters
     ----------
-    multiplier, direction
-        float64[n]; the direction is that of the last step, for the momentum.
+    multiplier, average, direction
+        float64[n]; the average is over the last steps, the direction is that of the last one, for the momentum.
     worth
         int32[n], the multipliers scaled and rounded.
     worth_from
@@ -60,6 +61,7 @@ class Dual(NamedTuple):
     """
 
     multiplier: npt.NDArray[np.float64]
+    average: npt.NDArray[np.float64]
     direction: npt.NDArray[np.float64]
     worth: npt.NDArray[np.int32]
     worth_from: IntArray
@@ -88,6 +90,7 @@ def new_dual(size: IntArray, top: int) -> Dual:
     shift, width = _layout(n, top)
     return Dual(
         multiplier=size.astype(np.float64),
+        average=size.astype(np.float64),
         direction=np.zeros(n),
         worth=np.zeros(n, dtype=np.int32),
         worth_from=np.zeros(n + 1, dtype=np.int64),
@@ -109,10 +112,9 @@ def _greater(
 
 
 @njit(cache=True, nogil=True)
-def evaluate(dual: Dual) -> None:
-    """Round the multipliers and fill the table; O(n·width), some 5·10^9 cells a second."""
-    multiplier, worth, worth_from = dual.multiplier, dual.worth, dual.worth_from
-    best, cells = dual.best, dual.cells
+def evaluate(dual: Dual, multiplier: npt.NDArray[np.float64]) -> None:
+    """Scale and round multipliers to worths and fill the table; O(n·width), some 5·10^9 cells a second."""
+    worth, worth_from, best, cells = dual.worth, dual.worth_from, dual.best, dual.cells
     n, width = len(multiplier), best.shape[1]
     total = 0.0
     for i in range(n):
@@ -170,15 +172,16 @@ def raised(dual: Dual, load: IntArray, lower: int, upper: int) -> int:
 def improve(dual: Dual, load: IntArray, makespan: int, is_new: bool) -> None:
     """Take one subgradient step towards multipliers that refute `makespan`; the table is stale afterwards; O(n·m).
 
-    An item that several rooms would take becomes worth more, one that none would take less. The length is Polyak's with
-    a goal a little above zero; it shrinks when the slack has not grown for a while.
+    The table is that of `dual.multiplier`. An item that several rooms would take becomes worth more, one that none
+    would take less. The length is Polyak's with a goal a little above zero; it shrinks when the slack has not grown for
+    a while. The average is nearer to the best multipliers than they are, since they keep moving around those.
 
     Parameters
     ----------
     is_new
         Whether this is the first step for this makespan.
     """
-    multiplier, direction, worth = dual.multiplier, dual.direction, dual.worth
+    multiplier, average, direction, worth = dual.multiplier, dual.average, dual.direction, dual.worth
     best, cells, pace = dual.best, dual.cells, dual.pace
     n = len(multiplier)
     gradient = np.ones(n)
@@ -208,3 +211,4 @@ def improve(dual: Dual, load: IntArray, makespan: int, is_new: bool) -> None:
         length = pace[0] * total * (_GOAL - present / _TOTAL_WORTH) / norm
         for i in range(n):
             multiplier[i] = max(0.0, multiplier[i] + length * direction[i])
+            average[i] += _MEMORY * (multiplier[i] - average[i])
