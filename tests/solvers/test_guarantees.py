@@ -266,7 +266,7 @@ def test_list_scheduling_error_by_hand(
 
 def test_list_scheduling_error_is_for_plain_windows() -> None:
     with pytest.raises(InputError, match="uses limits"):
-        list_scheduling_error(plain([1], [0], limit=[[3]]), [0])
+        list_scheduling_error(plain([1], [0], limit=[[0]]), [0])
 
 
 @given(st.lists(st.integers(0, 20), max_size=12), st.lists(st.integers(0, 40), min_size=1, max_size=4))

@@ -136,7 +136,7 @@ def test_an_installed_solver_is_listed_under_the_name_of_its_entry_point(
     assert (info.name, info.capabilities, info.reference) == ("mine", capabilities, reference)
     if "tiers" not in capabilities:
         with pytest.raises(UnsupportedError, match=r"solver mine: cannot handle tiers, .*; auto can"):
-            solve(plain([1, 1], [0], limit=[[4]], tier=[0, 1]), "mine")
+            solve(plain([1, 1], [0], limit=[[1]], tier=[0, 1]), "mine")
 
 
 def test_an_object_may_stand_in_for_a_class(offer: Offer) -> None:
@@ -300,7 +300,7 @@ def test_the_package_of_the_page_works(install: Callable[[Path, Path], None], tm
     assert said("-c", program) == f"{expected}\n"
     listed = said("-m", "sbs_opt.cli.main", "list", "solvers")
     assert re.search(r"^ *snake +– +of package snake-placement 0\.1", listed, re.M)
-    refused = "from sbs_opt import *; w = Window(demand=[[1]], load=[[0]], limit=[[1]])\ntry: solve(w, 'snake')\n"
+    refused = "from sbs_opt import *; w = Window(demand=[[1]], load=[[0]], limit=[[0]])\ntry: solve(w, 'snake')\n"
     assert "solver snake: cannot handle limits" in said("-c", f"{refused}except UnsupportedError as e: print(e)")
 
 

@@ -106,7 +106,7 @@ def test_empty_ranges_are_refused(arguments: dict[str, Any], message: str) -> No
         (FIELDS, lambda w: True, "Window(demand=[], load=[[0]])"),
         ((), lambda w: w.num_items == 3, "Window(demand=[[0], [0], [0]], load=[[0]])"),
         ((), lambda w: w.demand.sum() >= 5, "Window(demand=[[5]], load=[[0]])"),
-        (FIELDS, lambda w: w.has_limits, "Window(demand=[], load=[[0]], limit=[[0]])"),
+        (FIELDS, lambda w: w.has_limits, "Window(demand=[[1]], load=[[0]], limit=[[0]])"),
         (
             FIELDS,
             lambda w: w.savings is not None and w.savings.value.sum() >= 3,
