@@ -28,22 +28,25 @@ from sbs_opt.solvers.packing_bounds_kernel import plain_bound
 from sbs_opt.solvers.protocol import Solution
 from sbs_opt.solvers.repartition_kernel import STATE_LENGTH, repartition, wander
 
-DEFAULT_STEPS = 100_000_000
+DEFAULT_STEPS = 200_000_000
 """About a second, when the caller gives neither budget."""
 
 _START_STEPS = 30  # for each item: the time of the first placement, verified, is that of so many steps
 _FILL_TURNS = 32
 _FILL_FROM = 3  # items to a unit below which exact filling has not been seen to succeed
-_WANDER_UP_TO = 4  # items to a unit above which triples are too many to divide
+_FILL_MOVES = 2000  # for each item; where it succeeds it rarely needs a fifth of that
+_WANDER_UNITS = 3
 _WANDER_STEPS = 500_000
 
 # Found best on 60 windows of 64 items × 32 units with loads; half or twice of each costs little.
-_FIRST_NODES = 2000
+_FIRST_NODES = 5000
 _ASCENT_ROUNDS = 80
 _ROUND_NODES = 250
 _AVERAGE_EVERY = 10
 _ASIDE_EVERY = 16
 _ASIDE_WANDER_STEPS = 20_000
+_ASIDE_NODES = 1000
+_STACK_NUMBERS = 1 << 22  # 50 MB; windows above that do without the tables
 
 
 class BranchAndBound:
@@ -98,7 +101,7 @@ class _Run:
         self.size, self.load = window.demand[self.item, 0], load[self.by_load]
         self.unit = np.argsort(self.by_load)[unit[self.item]]
         self.budget = budget
-        self.random = np.zeros(STATE_LENGTH, dtype=np.int64)
+        self.state = np.zeros(STATE_LENGTH, dtype=np.int64)
         self.lower, self.upper = plain_bound(self.size, self.load), self._makespan(self.unit)
 
     def placement(self, unit: IntArray) -> IntArray:
@@ -115,7 +118,10 @@ class _Run:
         self.present = self.unit.copy()
         self._wander(_WANDER_STEPS)
         self._fill(range(1, min(m, _FILL_TURNS) if n >= _FILL_FROM * m else 1))
-        if self._allowed() and self._prepare():
+        if (n + 1) * m > _STACK_NUMBERS:
+            while m >= _WANDER_UNITS and self._allowed():
+                self._wander(_WANDER_STEPS)
+        elif self._allowed() and self._prepare():
             self._persist(_FIRST_NODES)
             number = 0
             while self._allowed():
@@ -137,7 +143,8 @@ class _Run:
         for turn in turns:
             if not (allowed := self._allowed()):
                 return
-            makespan, moves = exact_fill(self.size, self.load, self.lower, turn, 2 * allowed, unit)
+            most = min(2 * allowed, _FILL_MOVES * len(unit))
+            makespan, moves = exact_fill(self.size, self.load, self.lower, turn, most, unit)
             self.budget.spend(1 + moves // 2)
             if makespan == self.lower:
                 self.upper, self.unit = makespan, unit
@@ -145,15 +152,13 @@ class _Run:
     def _repartition(self) -> None:
         stuck = False
         while not stuck and (allowed := self._allowed()):
-            self.upper, steps, stuck = repartition(self.size, self.load, self.unit, self.lower, allowed, self.random)
+            self.upper, steps, stuck = repartition(self.size, self.load, self.unit, self.lower, allowed, self.state)
             self.budget.spend(steps)
 
     def _wander(self, steps: int) -> None:
-        if len(self.size) > _WANDER_UP_TO * len(self.load) or len(self.load) < 3:
-            return
-        while steps > 0 and (allowed := self._allowed()):
+        while steps > 0 and len(self.load) >= _WANDER_UNITS and (allowed := self._allowed()):
             self.upper, taken = wander(
-                self.size, self.load, self.unit, self.present, self.lower, min(steps, allowed), self.random
+                self.size, self.load, self.unit, self.present, self.lower, min(steps, allowed), self.state
             )
             self.budget.spend(taken)
             steps -= taken
@@ -190,7 +195,7 @@ class _Run:
         self._probe(number)
         if number > _ASCENT_ROUNDS and number % _ASIDE_EVERY == 0:
             self._wander(_ASIDE_WANDER_STEPS)
-            self._persist(_ROUND_NODES)
+            self._persist(_ASIDE_NODES)
 
     def _probe(self, number: int) -> None:
         """Look briefly for a placement that meets the bound, once the bound has come near to where it settles."""

@@ -152,16 +152,16 @@ def _choose(
 
     `best` and `worth_after` are those of the next item.
     """
-    spare = -worth_after
+    spare, fitting = -worth_after, 0
     for u in range(len(rooms)):
         spare += best[rooms[u] >> shift]
-    count = 0
-    for u in range(len(rooms)):
+        fitting += rooms[u] >= size
+    count, before = 0, -1
+    for u in range(fitting):
         room = rooms[u]
-        if room < size:
-            break
-        if u > 0 and room == rooms[u - 1]:
+        if room == before:
             continue
+        before = room
         left = spare - best[room >> shift] + best[(room - size) >> shift]
         if left >= 0:
             _sort_in(choice, slack, count, u, left)

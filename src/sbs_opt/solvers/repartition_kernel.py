@@ -25,7 +25,7 @@ PAIR_TURNS = 16
 """How often each pair is tried, with other items each time, where most pairs have too many."""
 
 TRIPLE_ITEMS = 12
-"""A triple with more items is not tried."""
+"""Items of a triple that are divided anew; `repartition` passes over triples with more."""
 
 STATE_LENGTH = 4
 
@@ -182,19 +182,21 @@ def _divide_triple(
     choice: IntArray,
     state: IntArray,
 ) -> tuple[int, int]:
-    """Choose units for all items of a, b and c at least cost, at most `most`; return their number (0 = none) and steps.
+    """Choose units for items of a, b and c at least cost, at most `most`; return their number (0 = none) and steps.
 
-    The cost is what the loads exceed `aim` by, in sum; where nothing does, it is makespan − aim. Of divisions that
-    cost the same, other than the present one, a random one is taken. Every subset that a could get is completed by
-    every subset of the rest for b, as long as that can pay.
+    All items when they are few, else a third of `TRIPLE_ITEMS` of each unit, others each time. The cost is what the
+    loads exceed `aim` by, in sum; where nothing does, it is makespan − aim. Of divisions that cost the same, other than
+    the present one, a random one is taken. Every subset that a could get is completed by every subset of the rest for
+    b, as long as that can pay.
     """
     size, unit, held = holding.size, holding.unit, holding.held
-    count = held[a] + held[b] + held[c]
-    if count > TRIPLE_ITEMS or holding.total[a] + holding.total[b] + holding.total[c] - 3 * aim > max(most, 0):
+    if holding.total[a] + holding.total[b] + holding.total[c] - 3 * aim > max(most, 0):
         return 0, 1
-    filled = _items_of(holding, a, held[a], 0, item, 0)
-    filled = _items_of(holding, b, held[b], 0, item, filled)
-    _items_of(holding, c, held[c], 0, item, filled)
+    each = TRIPLE_ITEMS if held[a] + held[b] + held[c] <= TRIPLE_ITEMS else TRIPLE_ITEMS // 3
+    turn = _random(state)
+    count = _items_of(holding, a, min(each, held[a]), turn, item, 0)
+    count = _items_of(holding, b, min(each, held[b]), turn, item, count)
+    count = _items_of(holding, c, min(each, held[c]), turn, item, count)
     sums[0] = present_a = present_b = 0
     for k in range(count):
         bit, here = 1 << k, unit[item[k]]
@@ -290,7 +292,7 @@ def repartition(
                 return total[a], steps, True
             b, c = rank[state[2]], rank[state[1] - state[2]]
             state[2] += 1
-            if a not in (b, c):
+            if a not in (b, c) and holding.held[a] + holding.held[b] + holding.held[c] <= TRIPLE_ITEMS:
                 count, taken = _divide_triple(holding, a, b, c, total[a] - 1, 0, sums, item, choice, state)
         steps += taken + 1
         if count > 0:
@@ -307,8 +309,7 @@ def wander(
     """Look for a placement below the makespan of `unit` by re-dividing random triples, until `lower` or the steps end.
 
     The aim is one below the best makespan. A triple contains a unit above the aim; a division is taken when what
-    exceeds the aim does not grow. Needs few items to a unit: triples with more than `TRIPLE_ITEMS` are passed over.
-    Called again with the same arrays it goes on where it stopped.
+    exceeds the aim does not grow. Called again with the same arrays it goes on where it stopped.
 
     Parameters
     ----------
