@@ -302,6 +302,22 @@ def test_lies_are_found_out_and_nothing_is_claimed(
         assert complaint in caplog.text
 
 
+CROWDED = plain([6, 5, 4, 6, 5, 4], [0], limit=[[9]], tier=[0, 0, 0, 1, 1, 1])
+"""Of each tier something stays out: (1, 3) is the least."""
+
+
+def test_what_is_left_out_is_proved_only_when_every_tier_is() -> None:
+    assert best_placement(CROWDED)[1].left_out == (1, 3)
+    done, silent = Answer(None, 1, 1, complete=True), Answer(None, None, 1, complete=True)
+    for answers in ([silent, done], [silent, silent]):
+        found = Told(*answers).solve(CROWDED, budget_s=None, budget_steps=100, start=None, seed=0)
+        assert not found.left_out_proved
+    found = Told(done, Answer(None, 3, 1, complete=True)).solve(
+        CROWDED, budget_s=None, budget_steps=100, start=np.array([FREE, 0, 0, FREE, FREE, FREE]), seed=0
+    )
+    assert found.left_out_proved
+
+
 lies = st.builds(
     Answer,
     unit=st.none() | st.lists(st.integers(-3, 4), max_size=6).map(lambda unit: np.array(unit, dtype=np.int64)),

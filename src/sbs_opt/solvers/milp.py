@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 
 import numpy as np
 from ortools.math_opt import model_pb2
@@ -13,8 +12,6 @@ from sbs_opt.models.window import Window
 from sbs_opt.solvers.exact_search import BackEnd, ExactSolver, asking
 from sbs_opt.solvers.milp_rows import FloatArray, Programme
 from sbs_opt.solvers.milp_search import Allowance, Found, MilpBackEnd
-
-_INFEASIBLE = (mathopt.TerminationReason.INFEASIBLE, mathopt.TerminationReason.INFEASIBLE_OR_UNBOUNDED)
 
 
 class Milp(ExactSolver):
@@ -50,7 +47,7 @@ def _run(programme: Programme, start: FloatArray, allowance: Allowance) -> Found
         termination = result.termination
         found = result.has_primal_feasible_solution()
         values = np.array(result.variable_values(variables), dtype=np.float64) if found else None
-        bound = math.inf if termination.reason in _INFEASIBLE else termination.objective_bounds.dual_bound
+        bound = termination.objective_bounds.dual_bound
         nodes = result.solve_stats.node_count
     return Found(values, bound, max(0, nodes), termination.limit is None)
 
