@@ -161,6 +161,17 @@ def test_numbers_beyond_the_tolerances_make_no_bound() -> None:
     assert answered(plain([2**60, 4, 3], [0, 0]), found) is None
 
 
+def test_numbers_that_no_solver_accepts_are_not_asked_about() -> None:
+    def engine(programme: Programme, start: FloatArray, allowance: Allowance) -> Found:
+        raise BackEndError("too large")
+
+    window = plain([2**60, 4, 3], [0, 0])
+    answer = MilpBackEnd(window, engine, 0).minimise(
+        Bottleneck(), 0, nothing_placed(window).unit, 2**61, Budget(None, 100)
+    )
+    assert (answer.unit, answer.bound, answer.complete) == (None, None, True)
+
+
 @pytest.mark.parametrize(
     "found",
     [

@@ -42,8 +42,17 @@ class LocalSearch:
         if start is not None and verify(window, start) < verify(window, unit):
             unit = start
         unit = _head_start(window, unit, budget)
-        bound = Relaxation.of(window).bound(left_out(window, unit))
-        return Solution(improve(window, unit, budget, bound), steps=budget.spent, limit=budget.limit)
+        relaxation = Relaxation.of(window)
+        unit = improve(window, unit, budget, relaxation.bound(left_out(window, unit)))
+        out = left_out(window, unit)
+        return Solution(
+            unit,
+            relaxation.bound(out),
+            out == relaxation.forced_out,
+            budget.spent,
+            budget.limit,
+            cheap_bounds=True,
+        )
 
 
 def _head_start(window: Window, unit: IntArray, budget: Budget) -> IntArray:
