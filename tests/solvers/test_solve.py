@@ -17,7 +17,7 @@ from sbs_opt.solvers import plain_search
 from sbs_opt.solvers import solve as solve_module
 from sbs_opt.solvers.greedy_kernel import greedy
 from sbs_opt.solvers.plain_search import place_and_search
-from sbs_opt.solvers.protocol import FIELDS, Solution, SolverInfo, fields_in_use
+from sbs_opt.solvers.protocol import FIELDS, Solution, SolverInfo
 from sbs_opt.solvers.registry import list_solvers, load_solver
 from sbs_opt.solvers.result import Result, Stats
 from sbs_opt.solvers.solve import solve
@@ -78,12 +78,12 @@ def test_a_field_outside_the_capabilities_is_refused_by_name(name: str) -> None:
     lacking = Answers([0], capabilities=frozenset(FIELDS) - {name})
     with pytest.raises(UnsupportedError, match=f"Answers: cannot handle {name}, .*; auto can"):
         solve(USES[name], lacking)
-    assert name in fields_in_use(USES[name])
+    assert name in USES[name].fields_in_use
 
 
 def test_fields_that_cannot_change_the_answer_are_not_refused() -> None:
     window = plain([4, 4], [0, 0], tier=[0, 1], group=[3, 3], open_resource=0, crossing=[0, 1], pinned=[-1, -1])
-    assert fields_in_use(window) == frozenset()
+    assert window.fields_in_use == frozenset()
     own = Answers([0, 1], info=SolverInfo("mine", frozenset(), "none"))
     result = solve(window, own)
     assert (result.status, result.stats.solver) == ("OPTIMAL", "mine")

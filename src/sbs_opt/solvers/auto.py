@@ -14,7 +14,7 @@ from sbs_opt.models.window import Window
 from sbs_opt.solvers.bounds import Relaxation
 from sbs_opt.solvers.budget import Budget
 from sbs_opt.solvers.general_search import improve
-from sbs_opt.solvers.greedy import LongestFirst
+from sbs_opt.solvers.incumbent import quick_start
 from sbs_opt.solvers.plain_kernel import is_plain
 from sbs_opt.solvers.plain_portfolio import solve_plain
 from sbs_opt.solvers.protocol import Solution
@@ -89,12 +89,9 @@ def _one_column(window: Window, budget: Budget, start: IntArray | None, patient:
 
 def _any(window: Window, budget: Budget, start: IntArray | None, patient: bool, seed: int) -> Solution:
     """Construct and search, whatever the window."""
-    first = LongestFirst().solve(window, budget_s=None, budget_steps=None, start=None, seed=seed)
+    first = quick_start(window, start, seed)
     budget.spend(first.steps)
-    unit, by = first.unit.astype(np.int64, copy=False), "lpt"
-    objective = verify(window, unit)
-    if start is not None and verify(window, start) < objective:
-        unit, objective, by = start, verify(window, start), "start"
+    unit, objective, by = first.unit, first.objective, "start" if first.unit is start else "lpt"
     relaxation = Relaxation.of(window)
     searched = improve(window, unit, budget, relaxation.bound(objective.left_out))
     if (found := verify(window, searched)) < objective:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from sbs_opt.models.checks import IntArray
-from sbs_opt.models.verify import verify
 from sbs_opt.models.window import FREE, Window
 from sbs_opt.solvers import plain_search, savings_search
 from sbs_opt.solvers.bounds import Relaxation
 from sbs_opt.solvers.budget import Budget
 from sbs_opt.solvers.general_search import improve
-from sbs_opt.solvers.greedy import LongestFirst
+from sbs_opt.solvers.incumbent import quick_start
 from sbs_opt.solvers.plain_kernel import is_plain
 from sbs_opt.solvers.protocol import Solution
 from sbs_opt.solvers.savings_bounds import quick_bound
@@ -36,12 +35,9 @@ class LocalSearch:
     ) -> Solution:
         """Return the local optimum that is reached within the budget; the seed changes nothing."""
         budget = Budget(budget_s, budget_steps)
-        first = LongestFirst().solve(window, budget_s=None, budget_steps=None, start=None, seed=seed)
+        first = quick_start(window, start, seed)
         budget.spend(first.steps)
-        unit = first.unit.astype(np.int64, copy=False)
-        if start is not None and verify(window, start) < verify(window, unit):
-            unit = start
-        unit = _head_start(window, unit, budget)
+        unit = _head_start(window, first.unit, budget)
         relaxation = Relaxation.of(window)
         unit = improve(window, unit, budget, relaxation.bound(left_out(window, unit)))
         out = left_out(window, unit)

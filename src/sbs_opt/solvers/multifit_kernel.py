@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from sbs_opt.models.checks import IntArray
-
-RankArray = npt.NDArray[np.int32]
+from sbs_opt.solvers.plain_kernel import RankArray
 
 
 @njit(cache=True, nogil=True)

@@ -7,10 +7,12 @@ import numpy.typing as npt
 from numba import njit
 
 from sbs_opt.models.checks import IntArray
+from sbs_opt.models.placement import UnitArray
 from sbs_opt.models.window import Window
 from sbs_opt.solvers.packing_bounds_kernel import plain_bound
 
-UnitArray = npt.NDArray[np.int32]
+RankArray = npt.NDArray[np.int32]
+"""One entry per rank, the position of an item in descending order of size."""
 
 _DIGIT_BITS = 11
 

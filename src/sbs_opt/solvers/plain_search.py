@@ -5,20 +5,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from sbs_opt.models.checks import IntArray
+from sbs_opt.models.placement import UnitArray
 from sbs_opt.models.window import Window
 from sbs_opt.solvers.budget import Budget
 from sbs_opt.solvers.exact_fill_kernel import exact_fill
 from sbs_opt.solvers.multifit_kernel import multifit
 from sbs_opt.solvers.packing_bounds_kernel import plain_bound
-from sbs_opt.solvers.plain_kernel import UnitArray, descending, longest_first, sorted_values
-from sbs_opt.solvers.plain_search_kernel import OUT_OF_STEPS, REACHED, level_out, lower_in_stages
+from sbs_opt.solvers.plain_kernel import RankArray, descending, longest_first, sorted_values
+from sbs_opt.solvers.plain_levels_kernel import level_out, lower_in_stages
+from sbs_opt.solvers.plain_search_kernel import OUT_OF_STEPS, REACHED
 from sbs_opt.solvers.repartition_kernel import STATE_LENGTH, repartition
-
-RankArray = npt.NDArray[np.int32]
 
 SORT_STEPS = 4
 """Steps booked for each item that is sorted and placed: about the time of as many candidates."""

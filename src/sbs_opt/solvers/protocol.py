@@ -12,7 +12,7 @@ from sbs_opt.models.errors import InputError
 from sbs_opt.models.placement import Placement, UnitArray
 from sbs_opt.models.window import FIELDS, Window
 
-__all__ = ["FIELDS", "IMPROVES_START", "Limit", "Solution", "Solver", "SolverInfo", "fields_in_use"]
+__all__ = ["FIELDS", "IMPROVES_START", "Limit", "Solution", "Solver", "SolverInfo"]
 
 Limit = Literal["time", "steps"]
 
@@ -97,8 +97,3 @@ class Solver(Protocol):
         A budget of None is the solver's own default. The same arguments without `budget_s` give the same answer.
         """
         ...
-
-
-def fields_in_use(window: Window) -> frozenset[str]:
-    """Return the names of `FIELDS` that can change the answer for this window."""
-    return window.fields_in_use

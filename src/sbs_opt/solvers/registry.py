@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sbs_opt.models.errors import InputError, UnsupportedError
 from sbs_opt.models.window import FIELDS, Window
-from sbs_opt.solvers.protocol import IMPROVES_START, Solver, SolverInfo, fields_in_use
+from sbs_opt.solvers.protocol import IMPROVES_START, Solver, SolverInfo
 
 if TYPE_CHECKING:
     from sbs_opt.solvers.installed import InstalledSolver
@@ -220,7 +220,7 @@ def refuse_unsupported(window: Window, info: SolverInfo) -> None:
     missing = _EVERY_FIELD - info.capabilities
     if not missing:
         return
-    used = fields_in_use(window)
+    used = window.fields_in_use
     for name in FIELDS:
         if name in used & missing:
             able = [entry.info.name for entry in _TABLE.values() if used <= entry.info.capabilities]
