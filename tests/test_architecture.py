@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "scheduler": {"models", "instances", "solvers"},
     "simulator": {"models", "instances", "solvers", "scheduler"},
     "adapters": {"models", "instances", "solvers", "scheduler"},
-    "reports": {"models", "instances", "solvers", "scheduler", "simulator", "adapters"},
+    "reports": {"models", "instances", "calibration", "solvers", "scheduler", "simulator", "adapters"},
     "cli": {"models", "instances", "calibration", "solvers", "scheduler", "simulator", "adapters", "reports"},
     "testing": {"models", "instances", "calibration", "solvers", "scheduler", "simulator", "adapters", "reports"},
 }

@@ -12,8 +12,9 @@ import numpy as np
 from sbs_opt.calibration.robust import Quality, fit
 from sbs_opt.calibration.tables import FloatArray
 from sbs_opt.models.cost.decode import DecodeCost
+from sbs_opt.models.cost.model import ModelProfile
 from sbs_opt.models.cost.prefill import PrefillCost
-from sbs_opt.models.cost.profile import DecodeStep, HardwareProfile, ModelProfile, PrefillPass
+from sbs_opt.models.cost.profile import DecodeStep, HardwareProfile, PrefillPass
 
 MEASURED_IMBALANCE = 1.25
 """Max/mean at EP32 with expert rebalancing: mean/max .80 published."""
@@ -94,8 +95,8 @@ def fit_prefill_pass(
         trial = replace(hardware, prefill_pass=prefill_pass(x))
         return np.array([predict_prefill(trial, model, anchor) for anchor in anchors])
 
-    found, quality = fit("end-to-end prefill", law, measured, (500e3, 800.0, 1.0))
-    return prefill_pass(found), quality
+    found = fit("end-to-end prefill", law, measured, (500e3, 800.0, 1.0))
+    return prefill_pass(found.parameters), found.quality("end-to-end prefill")
 
 
 def left_out_errors(hardware: HardwareProfile, model: ModelProfile) -> tuple[tuple[str, float], ...]:
@@ -116,5 +117,5 @@ def fit_decode_step(hardware: HardwareProfile, model: ModelProfile) -> tuple[Dec
         trial = replace(hardware, decode_step=replace(hardware.decode_step, layer_ns=float(x[0])))
         return np.array([predict_decode(trial, model, anchor) for anchor in DECODE_ANCHORS])
 
-    found, quality = fit("end-to-end decode", law, measured, (100e3,))
-    return replace(hardware.decode_step, layer_ns=float(found[0])), quality
+    found = fit("end-to-end decode", law, measured, (100e3,))
+    return replace(hardware.decode_step, layer_ns=float(found.parameters[0])), found.quality("end-to-end decode")

@@ -10,6 +10,8 @@
     OSError                 the outside world, as Python raises it
     RuntimeError
     └── InternalError       our bug: an invariant of the library does not hold; please report it
+    UserWarning
+    └── ExtrapolationWarning  a prediction of the cost model beyond what was measured
 """
 
 from __future__ import annotations
@@ -33,3 +35,7 @@ class UnsupportedError(ValueError):
 
 class InternalError(RuntimeError):
     """An invariant of the library does not hold: a bug of ours."""
+
+
+class ExtrapolationWarning(UserWarning):
+    """A prediction beyond the range of the measurements that its law was fitted on."""

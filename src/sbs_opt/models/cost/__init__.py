@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy.typing as npt
+
+from sbs_opt.models.cost.breakdown import Budget, LayerTimes
 from sbs_opt.models.cost.decode import DecodeCost
-from sbs_opt.models.cost.prefill import LayerTimes, PrefillCost, request_work
-from sbs_opt.models.cost.profile import list_profiles, load_hardware, load_model, load_source
+from sbs_opt.models.cost.prefill import PrefillCost, request_work
+from sbs_opt.models.cost.profile_file import list_profiles, load_hardware, load_model, load_source
 from sbs_opt.models.cost.protocols import DecodeTiming, PrefillTiming
+from sbs_opt.models.cost.routing import imbalance_of
 from sbs_opt.models.errors import InputError
 
 __all__ = [
+    "Budget",
     "CostModel",
     "DecodeCost",
     "DecodeTiming",
@@ -43,7 +48,8 @@ def load_cost_model(
     chunk_tokens: int,
     overlap: bool = True,
     decode_overlap: bool = False,
-    expert_imbalance: float = 1.0,
+    expert_imbalance: npt.ArrayLike = 1.0,
+    draft_tokens: int = 0,
 ) -> CostModel:
     """Build the cost model of a deployment.
 
@@ -58,25 +64,27 @@ def load_cost_model(
     overlap, decode_overlap
         Whether prefill and decode overlap two micro-batches.
     expert_imbalance
-        Tokens on the busiest expert rank over the mean, ≥ 1.
+        Tokens on the busiest expert rank over the mean, ≥ 1, or the load of every rank in any unit.
+    draft_tokens
+        Tokens that multi-token prediction drafts per sequence and decode step.
 
     Raises
     ------
     InputError
         On an unknown profile, a profile with unknown, missing or unsourced constants, or an argument out of range.
     """
-    for name, count in (
-        ("prefill_units", prefill_units), ("decode_units", decode_units), ("chunk_tokens", chunk_tokens)
+    for name, count, least in (
+        ("prefill_units", prefill_units, 1), ("decode_units", decode_units, 1), ("chunk_tokens", chunk_tokens, 1),
+        ("draft_tokens", draft_tokens, 0),
     ):  # fmt: skip
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise InputError(f"{name} = {count!r}: must be a whole number of at least 1")
-    if not 1.0 <= expert_imbalance < float("inf"):
-        raise InputError(f"expert_imbalance = {expert_imbalance!r}: is max over mean, so at least 1")
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise InputError(f"{name} = {count!r}: must be a whole number of at least {least}")
+    imbalance = imbalance_of(expert_imbalance)
     gpu, shape = load_hardware(hardware), load_model(model)
     prefill = PrefillCost(
-        gpu, shape, units=prefill_units, chunk_tokens=chunk_tokens, overlap=overlap, expert_imbalance=expert_imbalance
+        gpu, shape, units=prefill_units, chunk_tokens=chunk_tokens, overlap=overlap, expert_imbalance=imbalance
     )
     decode = DecodeCost(
-        gpu, shape, units=decode_units, overlap=decode_overlap, expert_imbalance=expert_imbalance
-    )  # fmt: skip
+        gpu, shape, units=decode_units, overlap=decode_overlap, expert_imbalance=imbalance, draft_tokens=draft_tokens
+    )
     return CostModel(prefill, decode)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
 from sbs_opt.models.checks import IntArray
+from sbs_opt.models.cost.alltoall import ways
+from sbs_opt.models.cost.breakdown import Budget, LayerTimes
 from sbs_opt.models.cost.gemms import ExpertStack, GemmStack
 from sbs_opt.models.cost.laws import FloatArray
-from sbs_opt.models.cost.profile import HardwareProfile, ModelProfile
-from sbs_opt.models.cost.routing import token_spread
+from sbs_opt.models.cost.model import ModelProfile
+from sbs_opt.models.cost.profile import HardwareProfile
+from sbs_opt.models.cost.ranges import RangeGuard
 from sbs_opt.models.errors import InputError
 
 _TABLED_SEQUENCES = 1_025
@@ -32,51 +37,63 @@ class DecodeCost:
         Two micro-batches.
     expert_imbalance
         Tokens on the busiest expert rank over the mean, ≥ 1.
+    draft_tokens
+        Tokens that multi-token prediction (DeepSeek-V3, 2024) drafts per sequence and step; every step then verifies
+        1 + draft tokens per sequence and runs one more mixture layer per draft.
     """
 
     def __init__(
-        self, hardware: HardwareProfile, model: ModelProfile, *, units: int, overlap: bool, expert_imbalance: float
+        self,
+        hardware: HardwareProfile,
+        model: ModelProfile,
+        *,
+        units: int,
+        overlap: bool,
+        expert_imbalance: float,
+        draft_tokens: int = 0,
     ) -> None:
-        core, link = hardware.decode_attention, hardware.alltoall_low_latency
+        core, shape = hardware.decode_attention, model.attention
+        self.hardware, self.model = hardware, model
         self.units = units
+        self.draft_tokens = draft_tokens
+        self._queries = 1 + draft_tokens
+        layers, moe_layers = model.layers + draft_tokens, model.moe_layers + draft_tokens
         self.overlap = overlap
         self._imbalance = expert_imbalance
         self._parts = 2 if overlap else 1
-        self.dispatch_cap = hardware.decode_step.dispatch_cap * self._parts
+        self.dispatch_cap = hardware.decode_step.dispatch_cap * self._parts // self._queries
+        if not self.dispatch_cap:
+            most = hardware.decode_step.dispatch_cap * self._parts - 1
+            raise InputError(f"draft_tokens = {draft_tokens}: one sequence fills the all-to-all; draft at most {most}")
 
-        shapes = [(shape, float(model.layers)) for shape in model.projections]
-        # Absorbed: kv_b is applied to the query and to the output, one head at a time; together the same weights.
-        absorbed = (model.nope_dim, model.value_dim)
-        shapes += [((model.kv_rank, model.heads * dim), float(model.layers)) for dim in absorbed]
-        shapes += [(s, float(model.moe_layers)) for s in model.feed_forward(model.expert_width * model.shared_experts)]
-        shapes += [(s, float(model.dense_layers)) for s in model.feed_forward(model.dense_width)]
-        self._dense = GemmStack.of(hardware.gemm, shapes, self._parts, 1.0)
+        gemms = [(s, layers) for s in (*shape.projections(model.hidden), *shape.absorbed_projections)]
+        gemms += [(s, moe_layers) for s in model.feed_forward(model.shared_width)]
+        gemms += [(s, model.dense_layers) for s in model.feed_forward(model.dense_width)]
+        self._dense = GemmStack.of(hardware.gemm, gemms, self._parts, 1.0)
 
-        kv_ns = core.kv_ns(model.absorbed_flops, model.kv_bytes, hardware.device.hbm_gbps)
-        self._kv_ns = model.layers * kv_ns
-        self._sequence_ns = model.layers * core.sequence_ns
-        self._launch_ns = model.layers * self._parts * core.launch_ns
+        # A draft is verified in the pass over the cache that its sequence makes anyway: arithmetic, no bytes.
+        flops = self._queries * shape.decode_flops
+        self._kv_ns = layers * core.kv_ns(flops, shape.kv_bytes, hardware.prefill_pass.stream_gbps)
+        self._sequence_ns = layers * core.sequence_ns
+        self._launch_ns = layers * self._parts * core.launch_ns
 
         self._experts = ExpertStack.of(
             hardware.grouped_gemm,
             model.feed_forward(model.expert_width),
             experts=-(-model.routed_experts // units),
-            layers=model.moe_layers,
+            layers=moe_layers,
             parts=self._parts,
             stretch=1.0,
         )
         self._rows_per_token = model.top_experts * expert_imbalance
-        remote = token_spread(model, units, hardware.device.gpus_per_node).remote_share
-        sizes = (
-            model.top_experts * model.dispatch_bytes_low_latency,
-            model.top_experts * model.combine_bytes,
+        dispatch, combine = ways(hardware, model, units, "low-latency")
+        self._dispatch_ns, self._combine_ns = (moe_layers * way.token_ns for way in (dispatch, combine))
+        self._dispatch_launch_ns, self._combine_launch_ns = (
+            moe_layers * self._parts * way.launch_ns for way in (dispatch, combine)
         )
-        ways = (link.dispatch, link.combine)
-        self._alltoall_ns = model.moe_layers * sum(
-            float(way.token_ns(remote * size, (1.0 - remote) * size)) for way, size in zip(ways, sizes, strict=True)
-        )
-        self._alltoall_launch_ns = model.moe_layers * self._parts * sum(way.launch_ns for way in ways)
-        self._floor_ns = model.layers * self._parts * hardware.decode_step.layer_ns
+        self._guard = RangeGuard(hardware)
+        self._most_sequences = self._guard.most("decode_attention", "sequences")
+        self._floor_ns = layers * self._parts * hardware.decode_step.layer_ns
         self.batch_ns = self._marginal_sequence_ns()
         # A step is timed tens of thousands of times in a simulation, and units run few distinct numbers of sequences.
         self._of_sequences = self._without_kv(np.arange(_TABLED_SEQUENCES))
@@ -92,7 +109,10 @@ class DecodeCost:
             int64[m], running sequences per unit. All zero costs the floor.
         """
         own = self._own(kv_tokens, sequences)
-        return round(self._whole(float(own.max()), int(sequences.sum()), int(sequences.max())))
+        most = int(sequences.max())
+        if most > self._most_sequences:
+            self._guard.check("decode_attention", "sequences", most)
+        return round(self._whole(float(own.max()), int(sequences.sum()), most))
 
     def unit_ns(self, kv_tokens: IntArray, sequences: IntArray) -> IntArray:
         """Return int64[m], each unit's own attention and dense GEMM time; arguments as `step_ns`."""
@@ -102,6 +122,38 @@ class DecodeCost:
         """Return the additive surrogate of int64[k] KV tokens, int64[k] nanoseconds per step."""
         nanoseconds: IntArray = np.rint(self._kv_ns * np.asarray(kv_tokens, dtype=np.int64)).astype(np.int64)
         return nanoseconds
+
+    def budget(self, kv_tokens: IntArray, sequences: IntArray) -> Budget:
+        """Return what a step is made of, by the busiest unit; arguments as `step_ns`, their sum is `step_ns`."""
+        own = self._own(kv_tokens, sequences)
+        at = int(own.argmax())
+        count, total, most = float(sequences[at]), int(sequences.sum()), int(sequences.max())
+        mean, busiest = self._loads(total, most)
+        parts = Budget(
+            attention=self._kv_ns * float(kv_tokens[at]) + self._sequence_ns * count + self._launch_ns,
+            gemm=float(self._dense.ns(np.array([self._queries * count]))[0]),
+            moe=self._experts.ns(mean * self._rows_per_token),
+            dispatch=self._dispatch_ns * busiest + self._dispatch_launch_ns,
+            combine=self._combine_ns * busiest + self._combine_launch_ns,
+            elementwise=0.0,
+            waiting=0.0,
+            floor=self._floor_ns,
+            hidden=0.0,
+        )
+        whole = self._whole(float(own[at]), total, most)
+        return replace(parts, hidden=whole - parts.total if self.overlap else 0.0)
+
+    def layer_times(self, kv_tokens: IntArray, sequences: IntArray) -> LayerTimes:
+        """Return one mixture layer of a step by part; arguments as `step_ns`."""
+        one = DecodeCost(
+            self.hardware,
+            replace(self.model, layers=1, dense_layers=0),
+            units=self.units,
+            overlap=self.overlap,
+            expert_imbalance=self._imbalance,
+            draft_tokens=self.draft_tokens,
+        )
+        return LayerTimes.of(one.budget(kv_tokens, sequences), layers=self._queries)
 
     def _own(self, kv_tokens: IntArray, sequences: IntArray) -> FloatArray:
         if len(sequences) != self.units:
@@ -115,22 +167,27 @@ class DecodeCost:
 
     def _without_kv(self, sequences: IntArray) -> FloatArray:
         count = sequences.astype(np.float64)
-        own = self._dense.ns(count)
+        own = self._dense.ns(self._queries * count)
         own += self._sequence_ns * count
         own += self._launch_ns
         return own
 
+    def _loads(self, total: int, most: int) -> tuple[float, float]:
+        """Return tokens per rank on average, and on the rank that sends or receives most."""
+        mean = self._queries * total / self.units
+        return mean, max(float(self._queries * most), self._imbalance * mean)
+
     def _whole(self, own: float, total: int, most: int) -> float:
-        mean = total / self.units
-        busiest = max(float(most), self._imbalance * mean)
+        mean, busiest = self._loads(total, most)
         compute = own + self._experts.ns(mean * self._rows_per_token)
-        alltoall = self._alltoall_ns * busiest + self._alltoall_launch_ns
+        alltoall = (self._dispatch_ns + self._combine_ns) * busiest + self._dispatch_launch_ns + self._combine_launch_ns
         return (max(compute, alltoall) if self.overlap else compute + alltoall) + self._floor_ns
 
     def _marginal_sequence_ns(self) -> int:
         """Secant from an empty unit to one at the dispatch cap: GEMMs are weight-bound at first and bend upwards."""
         cap = float(self.dispatch_cap)
-        dense = self._dense.ns(np.array([0.0, cap]))
+        dense = self._dense.ns(self._queries * np.array([0.0, cap]))
         # Overlap hides the all-to-all behind compute, or compute behind it: the dearer of the two is what counts.
         compute = float(dense[1] - dense[0]) / cap + self._sequence_ns
-        return round(max(compute, self._alltoall_ns) if self.overlap else compute + self._alltoall_ns)
+        alltoall = self._queries * (self._dispatch_ns + self._combine_ns)
+        return round(max(compute, alltoall) if self.overlap else compute + alltoall)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
+from math import cbrt, expm1
 
 import numpy as np
 
-from sbs_opt.models.cost.laws import HALF_TILE_ROWS, FloatArray, Gemm, GroupedGemm, rounded_max
-
-Shape = tuple[int, int]
+from sbs_opt.models.cost.laws import FloatArray, Gemm, GroupedGemm, rounded_max
+from sbs_opt.models.cost.model import Shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +32,7 @@ class GemmStack:
     token: FloatArray
 
     @classmethod
-    def of(cls, law: Gemm, shapes: Sequence[tuple[Shape, float]], parts: int, stretch: float) -> GemmStack:
+    def of(cls, law: Gemm, shapes: Sequence[tuple[Shape, int]], parts: int, stretch: float) -> GemmStack:
         """Return the stack of (k, n) `shapes`, each with the layers it runs in, in `parts` micro-batches."""
         k = np.array([shape[0] for shape, _ in shapes], dtype=np.float64)
         n = np.array([shape[1] for shape, _ in shapes], dtype=np.float64)
@@ -60,6 +59,8 @@ class ExpertStack:
         Experts that a rank holds.
     parts
         Micro-batches.
+    padding_rows
+        Rows by which every expert that is hit is padded.
     fixed_ns
         All launches.
     shapes
@@ -68,6 +69,7 @@ class ExpertStack:
 
     experts: float
     parts: int
+    padding_rows: float
     fixed_ns: float
     shapes: tuple[tuple[float, float], ...]
 
@@ -78,15 +80,14 @@ class ExpertStack:
         """Return the stack of the (k, n) `shapes` of one expert."""
         times = stretch * layers * parts
         rows = [(times * k * n / law.weight_gbps, times * float(law.row_ns(k, n))) for k, n in shapes]
-        return cls(float(experts), parts, times * len(rows) * law.launch_ns, tuple(rows))
+        return cls(float(experts), parts, law.padding_rows, times * len(rows) * law.launch_ns, tuple(rows))
 
     def ns(self, rows: float) -> float:
         """Return the time for so many rows on the rank, all micro-batches together."""
         rows /= self.parts
-        hit = self.experts * (1.0 - exp(-rows / self.experts))
-        padded = rows + HALF_TILE_ROWS * hit
+        hit = -self.experts * expm1(-rows / self.experts)
+        padded = rows + self.padding_rows * hit
         total = self.fixed_ns
         for weight, row in self.shapes:
-            weights, work = hit * weight, padded * row
-            total += sqrt(weights * weights + work * work)
+            total += cbrt((hit * weight) ** 3 + (padded * row) ** 3)
         return total

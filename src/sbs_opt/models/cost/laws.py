@@ -11,41 +11,65 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sbs_opt.models.cost.model import Attention
+
 FloatArray = npt.NDArray[np.float64]
 Number = float | FloatArray
 
-HALF_TILE_ROWS = 64.0
-"""Rows by which the last tile of an expert is too long on average: DeepGEMM's grouped kernels use 128-row tiles."""
+TILE = 128
+"""Queries and keys that an attention kernel works off together: FlashAttention-3's and cuDNN's tiles on Hopper."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillAttention:
-    """Non-absorbed attention core, additive over requests: a·pairs + b·new + d·context, and a floor per launch.
+    """Non-absorbed attention core, additive over chunks: arithmetic by tiles, memory traffic, one launch.
+
+    A chunk of c new tokens over p cached ones is ⌈c/128⌉ rows of tiles. A row works off the tiles left of it and the
+    one on the diagonal; starting and ending it takes time as well.
 
     Parameters
     ----------
     tflops
-        Rate at which (query, key) pairs are worked off.
-    new_ns_per_kb, context_ns_per_kb
-        Time per 1000 bytes of queries and outputs, and of keys and values.
+        Rate at which tiles are worked off.
+    row_tiles
+        Tiles that could be worked off while a row of tiles starts and ends.
+    context_ns_per_kb
+        Time per 1000 bytes of keys and values.
     launch_ns
         Floor of one launch.
     """
 
     tflops: float
-    new_ns_per_kb: float
+    row_tiles: float
     context_ns_per_kb: float
     launch_ns: float
 
-    def ns(self, flops: Number, new_bytes: Number, context_bytes: Number) -> Number:
-        """Return the time of one launch over all requests of a unit, one layer."""
-        traffic = (self.new_ns_per_kb * new_bytes + self.context_ns_per_kb * context_bytes) / 1e3
-        return flops / (1e3 * self.tflops) + traffic + self.launch_ns
+    def pair_ns(self, shape: Attention) -> float:
+        """Return the time per (query, key) pair."""
+        return shape.pair_flops / (1e3 * self.tflops)
+
+    def new_ns(self, shape: Attention) -> float:
+        """Return the time per new token besides pairs c·p + c(c+1)/2, for chunks and prefixes that fill their tiles.
+
+        The tile on the diagonal is half unused; starting and ending its row takes `row_tiles` more.
+        """
+        return ((0.5 + self.row_tiles) * TILE - 0.5) * self.pair_ns(shape)
+
+    def context_ns(self, shape: Attention) -> float:
+        """Return the time per token of context."""
+        return self.context_ns_per_kb * shape.context_bytes / 1e3
+
+    def ns(self, shape: Attention, new: Number, cached: Number, batch: Number = 1.0) -> Number:
+        """Return the time of one launch over `batch` equal chunks of one layer; the last tiles are padded."""
+        rows, left = np.ceil(np.asarray(new) / TILE), np.ceil(np.asarray(cached) / TILE)
+        tiles = rows * (left + (rows + 1.0) / 2.0 + self.row_tiles)
+        context = self.context_ns(shape) * (np.asarray(new) + cached)
+        return batch * (self.pair_ns(shape) * TILE * TILE * tiles + context) + self.launch_ns
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeAttention:
-    """Absorbed latent attention: launch + sequences + KV tokens, the latter the slower of arithmetic and HBM."""
+    """Decode attention: launch + sequences + KV tokens, the latter the slower of arithmetic and HBM."""
 
     tflops: float
     sequence_ns: float
@@ -73,7 +97,8 @@ class Gemm:
     depth_ns_per_k: float
     tflops: float
     weight_gbps: float
-    activation_gbps: float
+    input_ns_per_kb: float
+    output_ns_per_kb: float
 
     def fixed_ns(self, k: Number) -> Number:
         """Return the part that depends on neither tokens nor n."""
@@ -85,7 +110,8 @@ class Gemm:
 
     def token_ns(self, k: Number, n: Number) -> Number:
         """Return the time per token: 2·k·n FLOP, k bytes in (FP8), 2·n bytes out (BF16)."""
-        return rounded_max(2.0 * k * n / (1e3 * self.tflops), (k + 2.0 * n) / self.activation_gbps)
+        traffic = (self.input_ns_per_kb * k + self.output_ns_per_kb * 2.0 * n) / 1e3
+        return rounded_max(2.0 * k * n / (1e3 * self.tflops), traffic)
 
     def ns(self, m: Number, k: Number, n: Number) -> Number:
         """Return the time of (m, k) × (k, n)."""
@@ -94,25 +120,31 @@ class Gemm:
 
 @dataclass(frozen=True, slots=True)
 class GroupedGemm:
-    """FP8 GEMM of several experts in one launch: as `Gemm`, with the weights of the experts that are hit.
+    """FP8 GEMM of several experts in one launch: launch + ∛(weights³ + rows³), weights of the experts that are hit.
 
-    An expert is hit with probability 1 − exp(−rows per expert); each costs half a tile of padding.
+    Every expert that is hit costs `padding_rows` more: half an empty tile, and its start.
     """
 
     launch_ns: float
     tflops: float
     weight_gbps: float
     activation_gbps: float
+    padding_rows: float
 
-    def ns(self, rows: Number, experts: Number, k: Number, n: Number) -> Number:
-        """Return the time of `rows` rows spread over `experts` experts with (k, n) weights each."""
-        hit = experts * (1.0 - np.exp(-rows / experts))
-        weights = hit * k * n / self.weight_gbps
-        return self.launch_ns + rounded_max(weights, (rows + HALF_TILE_ROWS * hit) * self.row_ns(k, n))
+    def ns(self, rows: Number, hit: Number, k: Number, n: Number) -> Number:
+        """Return the time of `rows` rows over `hit` experts with at least one of them, (k, n) weights each."""
+        weights = np.asarray(hit) * k * n / self.weight_gbps
+        work = (np.asarray(rows) + self.padding_rows * np.asarray(hit)) * self.row_ns(k, n)
+        return self.launch_ns + np.cbrt(weights**3 + work**3)
 
     def row_ns(self, k: Number, n: Number) -> Number:
         """Return the time per row: arithmetic and activations."""
         return rounded_max(2.0 * k * n / (1e3 * self.tflops), (k + 2.0 * n) / self.activation_gbps)
+
+
+def experts_hit(rows: Number, experts: Number) -> FloatArray:
+    """Return how many of `experts` equally likely ones get at least one of `rows` rows, in the mean."""
+    return np.asarray(-np.expm1(-np.asarray(rows) / experts) * experts)
 
 
 @dataclass(frozen=True, slots=True)

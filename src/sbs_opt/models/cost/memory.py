@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sbs_opt.models.cost.profile import HardwareProfile, ModelProfile
+from sbs_opt.models.cost.model import ModelProfile
+from sbs_opt.models.cost.profile import HardwareProfile
 from sbs_opt.models.errors import InputError
 
 USABLE_SHARE = 0.95
@@ -60,18 +61,29 @@ def memory_plan(
         weights=weight_bytes(model, units, absorbed=absorbed),
         activations=activation_bytes(model, tokens),
         reserve=RESERVE_BYTES,
-        kv_bytes_per_token=model.kv_bytes * model.layers,
+        kv_bytes_per_token=model.attention.kv_bytes * model.layers,
     )
     if plan.kv_tokens < 1:
         raise InputError(f"units = {units}: weights and activations leave no room for KV; use more units")
     return plan
 
 
+def kv_tokens_of(
+    hardware: HardwareProfile, model: ModelProfile, *, units: int, tokens: int, absorbed: bool
+) -> int | None:
+    """Return the KV tokens that fit on a unit, None where the weights do not; arguments as `memory_plan`."""
+    try:
+        return memory_plan(hardware, model, units=units, tokens=tokens, absorbed=absorbed).kv_tokens
+    except InputError:
+        return None
+
+
 def weight_bytes(model: ModelProfile, units: int, *, absorbed: bool) -> int:
     """Return the bytes of weights per unit: FP8 blocks; BF16 router, embedding and head."""
     gated = 3 * model.hidden
-    kv_projection = model.kv_projection[0] * model.kv_projection[1]
-    attention = sum(k * n for k, n in model.projections) + kv_projection * (3 if absorbed else 1)
+    shape = model.attention
+    context = sum(k * n for k, n in shape.context_projections)
+    attention = sum(k * n for k, n in shape.projections(model.hidden)) + context * (3 if absorbed else 1)
     experts = model.shared_experts + -(-model.routed_experts // units)
     router = 2 * model.routed_experts * model.hidden
     return (
@@ -85,11 +97,11 @@ def weight_bytes(model: ModelProfile, units: int, *, absorbed: bool) -> int:
 def activation_bytes(model: ModelProfile, tokens: int) -> int:
     """Return the larger of what attention and what the routed experts hold at once.
 
-    Attention: query, projected key and value, assembled key, output, in BF16, the output in FP8, three residual
-    vectors. Experts, per row: input FP8, gate and up BF16, activation BF16 and FP8, output BF16.
+    Attention: what its projections put out in BF16, the keys assembled beside it, output in BF16 and FP8, three
+    residual vectors. Experts, per row: input FP8, gate and up BF16, activation BF16 and FP8, output BF16.
     """
-    head = model.nope_dim + model.rope_dim
-    per_head = 2 * (head + model.nope_dim + model.value_dim + head + model.value_dim) + model.value_dim
-    attention = model.heads * per_head + 6 * model.hidden
+    *inputs, (values, _) = model.attention.projections(model.hidden)
+    put_out = sum(n for _, n in (*inputs, *model.attention.context_projections))
+    attention = 2 * put_out + model.attention.context_bytes + 3 * values + 6 * model.hidden
     row = 3 * model.hidden + 7 * model.expert_width
     return int(tokens * max(attention, BUSIEST_RANK * model.top_experts * row))

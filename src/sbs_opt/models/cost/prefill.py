@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from sbs_opt.models.checks import IntArray
+from sbs_opt.models.cost.alltoall import ways
+from sbs_opt.models.cost.breakdown import Budget, LayerTimes
 from sbs_opt.models.cost.gemms import ExpertStack, GemmStack
 from sbs_opt.models.cost.laws import FloatArray
-from sbs_opt.models.cost.profile import HardwareProfile, ModelProfile
-from sbs_opt.models.cost.routing import token_spread
+from sbs_opt.models.cost.model import ModelProfile
+from sbs_opt.models.cost.profile import HardwareProfile
+from sbs_opt.models.cost.ranges import RangeGuard
 from sbs_opt.models.errors import InputError
 
-
-@dataclass(frozen=True, slots=True)
-class LayerTimes:
-    """One MoE layer in milliseconds: kernels of the busiest unit, the all-to-all without waiting, and the rest.
-
-    With overlap the parts run beside each other and sum to more than `layer`; `other` is then what the layer takes
-    beyond the longer of compute and communication.
-    """
-
-    attention: float
-    gemm: float
-    moe: float
-    dispatch: float
-    combine: float
-    other: float
-    layer: float
+_BLOCK = 16_384
+"""Values worked on at a time where a whole table of requests × units is asked for."""
 
 
 class PrefillCost:
@@ -68,27 +57,34 @@ class PrefillCost:
         self.chunk_tokens = chunk_tokens
         self.overlap = overlap
         self.alltoall_price = 0 if overlap else 1
-        self._hardware, self._model, self._imbalance = hardware, model, expert_imbalance
+        self.hardware, self.model, self._imbalance = hardware, model, expert_imbalance
         self._parts = 2 if overlap else 1
         # Tensor-core kernels lose the multiprocessors that communication borrows; memory-bound ones do not.
         self._stretch = hardware.device.sms / (hardware.device.sms - law.communication_sms) if overlap else 1.0
         self._factor = law.overlap_factor if overlap else 1.0
 
-        shapes = [(shape, float(model.layers)) for shape in model.projections]
-        shapes += [(s, float(model.moe_layers)) for s in model.feed_forward(model.expert_width * model.shared_experts)]
-        shapes += [(s, float(model.dense_layers)) for s in model.feed_forward(model.dense_width)]
-        shapes.append((model.kv_projection, float(model.layers)))  # the last one, as it runs on context tokens
-        self._gemms = GemmStack.of(hardware.gemm, shapes, self._parts, self._stretch)
+        shape = model.attention
+        new_gemms = [(s, model.layers) for s in shape.projections(model.hidden)]
+        new_gemms += [(s, model.moe_layers) for s in model.feed_forward(model.shared_width)]
+        new_gemms += [(s, model.dense_layers) for s in model.feed_forward(model.dense_width)]
+        context_gemms = [(s, model.layers) for s in shape.context_projections]
+        self._gemms = GemmStack.of(hardware.gemm, new_gemms + context_gemms, self._parts, self._stretch)
+        self._context_gemms = len(context_gemms)  # the last ones: they run on context tokens
+        self._guard = RangeGuard(hardware)
+        self._most_new = self._parts * self._guard.most("gemm", "m")
+        self._most_context = self._guard.most("prefill_attention", "context_tokens")
 
-        new_bytes, context_bytes = model.elementwise_bytes
-        kilobytes = model.attention_bytes / 1e3
         core_times = model.layers * self._stretch
-        self._pair_ns = core_times * model.pair_flops / (1e3 * core.tflops)
-        self._attention_new_ns = core_times * kilobytes * core.new_ns_per_kb
-        self._attention_context_ns = core_times * kilobytes * core.context_ns_per_kb
-        self._new_ns = self._attention_new_ns + model.layers * new_bytes / law.stream_gbps
-        self._context_ns = self._attention_context_ns + model.layers * context_bytes / law.stream_gbps
+        new_bytes, context_bytes = model.elementwise_bytes
+        self._pair_ns = core_times * core.pair_ns(shape)
+        self._core_new_ns = core_times * core.new_ns(shape)
+        self._core_context_ns = core_times * core.context_ns(shape)
+        self._new_ns = self._core_new_ns + model.layers * new_bytes / law.stream_gbps
+        self._context_ns = self._core_context_ns + model.layers * context_bytes / law.stream_gbps
         self._launch_ns = core_times * self._parts * core.launch_ns
+        token_ns = self._gemms.token[:, 0]
+        self._per_new_ns = self._new_ns + float(token_ns[: len(new_gemms)].sum())
+        self._per_context_ns = self._context_ns + float(token_ns[len(new_gemms) :].sum())
 
         self._experts = ExpertStack.of(
             hardware.grouped_gemm,
@@ -99,12 +95,13 @@ class PrefillCost:
             stretch=self._stretch,
         )
         self._rows_per_token = model.top_experts * expert_imbalance
-        spread, link = token_spread(model, units, hardware.device.gpus_per_node), hardware.alltoall_normal
-        self._dispatch_ns, self._combine_ns = (
-            model.moe_layers * float(way.token_ns(spread.remote_nodes * size, spread.ranks * size))
-            for way, size in ((link.dispatch, model.dispatch_bytes), (link.combine, model.combine_bytes))
+        dispatch, combine = ways(hardware, model, units, "normal")
+        self._dispatch_ns, self._combine_ns = (model.moe_layers * way.token_ns for way in (dispatch, combine))
+        self._dispatch_launch_ns, self._combine_launch_ns = (
+            model.moe_layers * self._parts * way.launch_ns for way in (dispatch, combine)
         )
-        self._alltoall_launch_ns = model.moe_layers * self._parts * (link.dispatch.launch_ns + link.combine.launch_ns)
+        # Sorting rows by expert, activation and summing up again; then what no kernel accounts for.
+        self._row_ns = model.moe_layers * model.top_experts * model.expert_row_bytes / law.stream_gbps
         self._waiting_ns = model.moe_layers * law.waiting_token_ns
         self._floor_ns = model.layers * self._parts * law.layer_ns
 
@@ -124,7 +121,10 @@ class PrefillCost:
             Nanoseconds. O(m).
         """
         own = self._own(pairs, new_tokens, context_tokens)
-        return round(self._whole(float(own.max()), int(new_tokens.sum()), int(new_tokens.max())))
+        most = int(new_tokens.max())
+        if most > self._most_new:
+            self._guard.check("gemm", "m", most / self._parts)
+        return round(self._whole(float(own.max()), int(new_tokens.sum()), most))
 
     def unit_ns(self, pairs: IntArray, new_tokens: IntArray, context_tokens: IntArray) -> IntArray:
         """Return int64[m], each unit's own attention, dense GEMM and elementwise time; arguments as `pass_ns`."""
@@ -137,64 +137,78 @@ class PrefillCost:
         Parameters
         ----------
         new_tokens, cached_tokens
-            int64[k], tokens to compute and tokens of prefix found in the cache.
+            int64, tokens to compute and tokens of prefix found in the cache; they are broadcast against each other, so
+            that (k, 1) and (k, m) give every request on every unit.
 
         Returns
         -------
         compute_ns, alltoall_ns
-            int64[k] each; floors, weight streaming and experts are left out, as no placement changes them.
+            int64 of the broadcast shape; floors, weight streaming and experts are left out, as no placement changes
+            them. O(k) or O(k·m).
         """
         new = np.asarray(new_tokens, dtype=np.int64)
         cached = np.asarray(cached_tokens, dtype=np.int64)
-        pairs, context = request_work(new, cached, self.chunk_tokens)
-        per_new = self._new_ns + float(self._gemms.token[:-1].sum())
-        per_context = self._context_ns + float(self._gemms.token[-1, 0])
-        compute = self._factor * (self._pair_ns * pairs + per_new * new + per_context * context)
-        alltoall = (self._dispatch_ns + self._combine_ns) * new
-        return np.rint(compute).astype(np.int64), np.rint(alltoall).astype(np.int64)
+        # Whatever the cut, a chunk's pairs and context are affine in what was cached before the request.
+        pairs, context = request_work(new, np.zeros_like(new), self.chunk_tokens)
+        chunks = -(-new // self.chunk_tokens)
+        start = self._factor * (self._pair_ns * pairs + self._per_new_ns * new + self._per_context_ns * context)
+        slope = self._factor * (self._pair_ns * new + self._per_context_ns * chunks)
+        compute = _affine(start, slope, cached)
+        alltoall = np.rint((self._dispatch_ns + self._combine_ns) * new).astype(np.int64)
+        if new.size and cached.size and int(new.max()) + int(cached.max()) > self._most_context:
+            self._guard.check("prefill_attention", "context_tokens", float((new + cached).max()))
+        return compute, np.broadcast_to(alltoall, compute.shape)
 
-    def layer_times(self, pairs: IntArray, new_tokens: IntArray, context_tokens: IntArray) -> LayerTimes:
-        """Return one MoE layer of a pass by part; arguments as `pass_ns`, the busiest unit's kernels are shown."""
+    def budget(self, pairs: IntArray, new_tokens: IntArray, context_tokens: IntArray) -> Budget:
+        """Return what the pass is made of, by the busiest unit; arguments as `pass_ns`, their sum is `pass_ns`."""
         own = self._own(pairs, new_tokens, context_tokens)
         at = int(own.argmax())
-        mean, busiest = self._loads(int(new_tokens.sum()), int(new_tokens.max()))
-        model = self._model
-        shared = model.feed_forward(model.expert_width * model.shared_experts)
-        shapes = [*model.projections, *shared, model.kv_projection]
-        gemms = GemmStack.of(self._hardware.gemm, [(shape, 1.0) for shape in shapes], self._parts, self._stretch)
         new, context = float(new_tokens[at]), float(context_tokens[at])
-        gemm = float(gemms.ns(np.array([[new]] * (len(shapes) - 1) + [[context]]))[0])
-        core = self._attention_new_ns * new + self._attention_context_ns * context
-        attention = (self._pair_ns * float(pairs[at]) + core + self._launch_ns) / model.layers
-        moe = self._experts.ns(mean * self._rows_per_token) / model.moe_layers
-        launch = self._alltoall_launch_ns / model.moe_layers / 2
-        dispatch = self._dispatch_ns * busiest / model.moe_layers + launch
-        combine = self._combine_ns * busiest / model.moe_layers + launch
-        elementwise = self._new_ns * new + self._context_ns * context - core
-        rest = elementwise / model.layers + self._waiting_ns * mean * self._imbalance / model.moe_layers
-        floor = self._floor_ns / model.layers
-        compute, communication = attention + gemm + moe + rest, dispatch + combine
-        if self.overlap:
-            layer = self._factor * max(compute, communication) + floor
-            other = layer - max(attention + gemm + moe, communication)
-        else:
-            layer = compute + communication + floor
-            other = rest + floor
-        parts = (attention, gemm, moe, dispatch, combine, other, layer)
-        return LayerTimes(*(float(part) / 1e6 for part in parts))
+        mean, busiest = self._loads(int(new_tokens.sum()), int(new_tokens.max()))
+        core = self._core_new_ns * new + self._core_context_ns * context
+        moe_mean = mean * self._imbalance
+        parts = Budget(
+            attention=self._pair_ns * float(pairs[at]) + core + self._launch_ns,
+            gemm=float(self._gemms.ns(self._gemm_tokens(new_tokens, context_tokens))[at]),
+            moe=self._experts.ns(mean * self._rows_per_token),
+            dispatch=self._dispatch_ns * busiest + self._dispatch_launch_ns,
+            combine=self._combine_ns * busiest + self._combine_launch_ns,
+            elementwise=self._new_ns * new + self._context_ns * context - core + self._row_ns * moe_mean,
+            waiting=self._waiting_ns * moe_mean,
+            floor=self._floor_ns,
+            hidden=0.0,
+        )
+        whole = self._whole(float(own[at]), int(new_tokens.sum()), int(new_tokens.max()))
+        return replace(parts, hidden=whole - parts.total if self.overlap else 0.0)
+
+    def layer_times(self, pairs: IntArray, new_tokens: IntArray, context_tokens: IntArray) -> LayerTimes:
+        """Return one mixture layer of a pass by part; arguments as `pass_ns`, the busiest unit's kernels are shown."""
+        one = PrefillCost(
+            self.hardware,
+            replace(self.model, layers=1, dense_layers=0),
+            units=self.units,
+            chunk_tokens=self.chunk_tokens,
+            overlap=self.overlap,
+            expert_imbalance=self._imbalance,
+        )
+        return LayerTimes.of(one.budget(pairs, new_tokens, context_tokens))
 
     def _own(self, pairs: IntArray, new_tokens: IntArray, context_tokens: IntArray) -> FloatArray:
         if len(new_tokens) != self.units:
             raise InputError(f"new_tokens has {len(new_tokens)} entries, the instance has {self.units} units")
-        tokens = np.empty((len(self._gemms.token), self.units))
-        tokens[:-1] = new_tokens
-        tokens[-1] = context_tokens
-        own = self._gemms.ns(tokens)
+        own = self._gemms.ns(self._gemm_tokens(new_tokens, context_tokens))
         own += self._pair_ns * pairs
-        own += self._new_ns * tokens[0]
-        own += self._context_ns * tokens[-1]
+        own += self._new_ns * new_tokens
+        own += self._context_ns * context_tokens
         own += self._launch_ns
         return own
+
+    def _gemm_tokens(self, new_tokens: IntArray, context_tokens: IntArray) -> FloatArray:
+        tokens = np.empty((len(self._gemms.token), self.units))
+        tokens[:] = new_tokens
+        if self._context_gemms:
+            tokens[-self._context_gemms :] = context_tokens
+        return tokens
 
     def _loads(self, total: int, most: int) -> tuple[float, float]:
         """Return tokens per rank on average, and on the rank that sends or receives most."""
@@ -203,8 +217,9 @@ class PrefillCost:
 
     def _whole(self, own: float, total: int, most: int) -> float:
         mean, busiest = self._loads(total, most)
-        compute = own + self._experts.ns(mean * self._rows_per_token) + self._waiting_ns * mean * self._imbalance
-        alltoall = (self._dispatch_ns + self._combine_ns) * busiest + self._alltoall_launch_ns
+        compute = own + self._experts.ns(mean * self._rows_per_token)
+        compute += (self._row_ns + self._waiting_ns) * mean * self._imbalance
+        alltoall = (self._dispatch_ns + self._combine_ns) * busiest + self._dispatch_launch_ns + self._combine_launch_ns
         if self.overlap:
             return self._factor * max(compute, alltoall) + self._floor_ns
         return compute + alltoall + self._floor_ns
@@ -220,3 +235,18 @@ def request_work(new_tokens: IntArray, cached_tokens: IntArray, chunk_tokens: in
     context = chunks * cached_tokens + chunk_tokens * (chunks * (chunks + 1) // 2)
     context += np.where(rest > 0, cached_tokens + new_tokens, 0)
     return pairs, context
+
+
+def _affine(start: FloatArray, slope: FloatArray, cached: IntArray) -> IntArray:
+    """Return start + slope · cached, not negative, rounded; in blocks that stay in the cache where it is a table."""
+    shape = np.broadcast_shapes(start.shape, cached.shape)
+    out = np.empty(shape, np.int64)
+    if len(shape) < 2:
+        out[...] = slope * cached + (start + 0.5)  # truncated: nothing is negative
+        return out
+    at_most = max(1, _BLOCK // max(1, shape[-1]))
+    starts, slopes, tokens = (np.broadcast_to(part, shape) for part in (start, slope, cached))
+    for first in range(0, shape[0], at_most):
+        rows = slice(first, first + at_most)
+        out[rows] = slopes[rows] * tokens[rows] + (starts[rows] + 0.5)
+    return out

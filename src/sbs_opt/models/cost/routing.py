@@ -8,7 +8,11 @@ from functools import lru_cache
 from itertools import combinations
 from math import ceil, prod
 
-from sbs_opt.models.cost.profile import ModelProfile
+import numpy as np
+import numpy.typing as npt
+
+from sbs_opt.models.cost.model import ModelProfile
+from sbs_opt.models.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,50 @@ def token_spread(model: ModelProfile, ranks: int, gpus_per_node: int) -> Spread:
         ranks=_distinct(model, float(ranks)),
         remote_share=1.0 - 1.0 / num_nodes,
     )
+
+
+def published_spread(ranks: int, gpus_per_node: int, *, top_experts: int = 8, top_groups: int = 4) -> Spread:
+    """Return the expected destinations in the test that DeepEP's published bandwidths are measured with.
+
+    It draws at most four groups, one group a node, then experts among them, all uniform.
+    """
+    num_nodes = max(1.0, ranks / gpus_per_node)
+    reached = min(num_nodes, float(top_groups))
+    nodes = uniform_distinct(reached, top_experts)
+    return Spread(
+        nodes=nodes,
+        remote_nodes=nodes * (1.0 - 1.0 / num_nodes),
+        ranks=uniform_distinct(min(float(ranks), reached * gpus_per_node), top_experts),
+        remote_share=1.0 - 1.0 / num_nodes,
+    )
+
+
+def counted_copies(spread: Spread) -> float:
+    """Return the copies of a token that DeepEP's bandwidths count: nodes, or ranks where there is one node only."""
+    return spread.nodes if spread.remote_share > 0 else spread.ranks
+
+
+def imbalance_of(loads: npt.ArrayLike) -> float:
+    """Return max/mean of the expert tokens per rank, ≥ 1; the placement of tokens does not change it.
+
+    Parameters
+    ----------
+    loads
+        Non-negative numbers, one per rank, in any unit; a plain number is taken as max/mean itself.
+
+    Raises
+    ------
+    InputError
+        Empty, negative, not finite, all zero, or a number below 1.
+    """
+    given = np.asarray(loads, dtype=np.float64)
+    if given.ndim == 0:
+        if not 1.0 <= float(given) < float("inf"):
+            raise InputError(f"expert_imbalance = {loads!r}: is max over mean, so at least 1")
+        return float(given)
+    if given.ndim != 1 or not given.size or not np.isfinite(given).all() or given.min() < 0 or given.max() <= 0:
+        raise InputError("expert_imbalance: loads per rank must be finite, not negative, and some positive")
+    return float(given.max() / given.mean())
 
 
 def uniform_distinct(places: float, draws: int) -> float:
