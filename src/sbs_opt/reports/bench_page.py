@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
 
-from sbs_opt._version import __version__
 from sbs_opt.models.window import Window
 from sbs_opt.reports.bench import NOTES, Summary, columns, frontier, in_short, summaries
 from sbs_opt.reports.bench_chart import STYLE, bench_chart
+from sbs_opt.reports.html.frame import bullets, frame, header, lead, section
 from sbs_opt.reports.html.svg import colour, element
 from sbs_opt.reports.numbers import count
 from sbs_opt.solvers.bench import Bench
@@ -37,23 +36,13 @@ def bench_page(bench: Bench, windows: Sequence[Window], source: str) -> str:
     body = "".join(
         (
             _header(rows, windows, source, bench.seed),
-            _section("In short", element("p", escape(in_short(rows)), class_="lead"), "in-short"),
-            _section("Quality against time", element("p", _CHART_LEAD, class_="lead") + plot, "plot"),
-            _section("Figures", _table(rows) + _glossary(rows), "figures"),
-            _section("Notes", element("ul", "".join(element("li", escape(n)) for n in NOTES), class_="notes"), "notes"),
+            section("In short", lead(in_short(rows)), "in-short"),
+            section("Quality against time", lead(_CHART_LEAD) + plot, "plot"),
+            section("Figures", _table(rows) + _glossary(rows), "figures"),
+            section("Notes", bullets(NOTES), "notes"),
         )
     )
-    sheet = (resources.files("sbs_opt.reports.html") / "report.css").read_text(encoding="utf-8")
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(source)}: quality against time</title><style>{sheet}{' '.join(STYLE)}</style>"
-    )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body><main>{body}</main></body></html>\n'
-
-
-def _section(name: str, content: str, anchor: str) -> str:
-    return element("section", element("h2", escape(name), id=anchor) + content, aria_labelledby=anchor)
+    return frame(f"{source}: quality against time", body, rules=STYLE)
 
 
 def _header(rows: Sequence[Summary], windows: Sequence[Window], source: str, seed: int) -> str:
@@ -69,11 +58,8 @@ def _header(rows: Sequence[Summary], windows: Sequence[Window], source: str, see
         ("Solvers", ", ".join(dict.fromkeys(row.solver for row in rows))),
         ("Budget per window", ", ".join(budgets)),
         ("Seed", str(seed)),
-        ("Written by", f"sbs-opt {__version__}"),
     )
-    listed = "".join(element("div", element("dt", escape(k)) + element("dd", escape(v))) for k, v in facts)
-    kicker = element("p", "Solvers side by side", class_="kicker")
-    return element("header", kicker + element("h1", escape(source)) + element("dl", listed, class_="facts"))
+    return header("Solvers side by side", source, facts)
 
 
 def _range(values: Sequence[int]) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
 
-from sbs_opt._version import __version__
 from sbs_opt.reports.columns import LATENCY, WORK, texts
+from sbs_opt.reports.html.frame import asset, frame, header, lead, section
 from sbs_opt.reports.html.latency import distribution_chart, sweep_charts
 from sbs_opt.reports.html.passes_section import passes_section
 from sbs_opt.reports.html.shares import SHARES, shares_chart
@@ -45,22 +44,11 @@ def html_report(study: Study) -> str:
             _notes(study),
         )
     )
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}: which policy, at which load</title><style>{_asset('report.css')}</style>"
-    )
-    script = f"<script>{_asset('report.js')}</script>"
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body><main>{body}</main>{script}</body></html>\n'
+    return frame(f"{title}: which policy, at which load", body, script=f"<script>{asset('report.js')}</script>")
 
 
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _section(name: str, lead: str, content: str, anchor: str) -> str:
-    inner = element("h2", escape(name), id=anchor) + (element("p", lead, class_="lead") if lead else "") + content
-    return element("section", inner, aria_labelledby=anchor)
+def _section(name: str, words: str, content: str, anchor: str) -> str:
+    return section(name, (lead(words) if words else "") + content, anchor)
 
 
 def _figure(chart: str, caption: str) -> str:
@@ -83,11 +71,8 @@ def _header(study: Study, title: str) -> str:
         ("Decode policy", cell.decode_policy),
         ("Seed", str(study.seed)),
         ("Notification latency", f"{study.notification_ns / 1e6:g} ms"),
-        ("Written by", f"sbs-opt {__version__}"),
     )
-    listed = "".join(element("div", element("dt", escape(k)) + element("dd", escape(v))) for k, v in facts)
-    kicker = element("p", "Simulated comparison of scheduling policies", class_="kicker")
-    return element("header", kicker + element("h1", escape(title)) + element("dl", listed, class_="facts"))
+    return header("Simulated comparison of scheduling policies", title, facts)
 
 
 def _in_short(study: Study) -> str:
@@ -131,11 +116,11 @@ def _sweep(study: Study) -> str:
     if not charts:
         return ""
     figures = "".join(_figure(chart, name) for chart, name in zip(charts, ("Mean TTFT", "p99 TTFT"), strict=True))
-    lead = (
+    words = (
         "Time to the first token against the offered load ρ: the share of what the prefill units could do if every "
         f"pass were full and perfectly balanced. The time axis is logarithmic. {_LINES}"
     )
-    return _section("TTFT against load", escape(lead), _legend(study) + _div(figures), "sweep")
+    return _section("TTFT against load", words, _legend(study) + _div(figures), "sweep")
 
 
 def _distributions(study: Study) -> str:
@@ -144,12 +129,12 @@ def _distributions(study: Study) -> str:
         for load in study.loads()
         if (chart := distribution_chart(study, study.at(load))) is not None
     ]
-    lead = (
+    words = (
         "How long which share of the requests waits: at p99, one request in a hundred waits longer than the line says. "
         "Each further nine of the percentile takes the same width, so that the tail can be seen. Lower is better."
     )
     grid = _div("".join(figures), "charts thirds" if len(figures) == 3 else "charts")
-    return _section("TTFT distribution", escape(lead), grid, "distribution") if figures else ""
+    return _section("TTFT distribution", words, grid, "distribution") if figures else ""
 
 
 def _div(content: str, class_: str = "charts") -> str:
@@ -162,23 +147,23 @@ def _shares(study: Study) -> str:
         chart = shares_chart(study, name, value)
         if chart is not None:
             figures.append(_figure(chart, f"{name}: {meaning}"))
-    lead = (
+    words = (
         "A pass lasts as long as its slowest unit, so units that finish their part early stand idle. High chunk "
         "utilisation with low barrier idle means that the passes are full and level. Neither is a goal in itself: who "
         "finds more in the prefix caches, or launches shorter passes, runs fewer tokens per pass and may idle more, "
         "yet answer sooner."
     )
-    return _section("Work and waiting", escape(lead), _div("".join(figures), "stack"), "shares")
+    return _section("Work and waiting", words, _div("".join(figures), "stack"), "shares")
 
 
 def _tables(study: Study) -> str:
     tables = "".join(_table(study, study.at(load)) for load in study.loads())
     reference = reference_of(study.at(study.loads()[0])).policy
-    lead = (
+    words = (
         f"Ratios are mean TTFT over that of {reference}. A ★ marks the best of the policies that answered equally many "
         "requests; with others nothing is compared."
     )
-    return _section("All numbers", escape(lead), tables, "numbers")
+    return _section("All numbers", words, tables, "numbers")
 
 
 def _table(study: Study, cells: Sequence[Cell]) -> str:
