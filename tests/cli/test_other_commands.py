@@ -144,9 +144,10 @@ def test_small_fleet_has_decode(fleet: Path) -> None:
 
 def test_page_on_the_command_line_knows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
-    for command in ("compare", "windows", "solve", "list"):
+    kinds = [f"cost {kind}" for kind in ("prefill", "decode", "attention", "gemm", "alltoall")]
+    for command in ("compare", "windows", "solve", "list", "calibrate", *kinds):
         with pytest.raises(SystemExit) as left:
-            main([command, "--help"])
+            main([*command.split(), "--help"])
         assert left.value.code == 0
         usage = next(block for block in page.split("sbs-opt ") if block.startswith(f"{command} "))
         for flag in set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) - {"--help"}:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sbs_opt.cli.arguments import add_json
@@ -77,13 +75,8 @@ def _shown(value: Any) -> str:
 def _solvers() -> list[Row]:
     from sbs_opt.solvers.registry import list_solvers
 
-    with warnings.catch_warnings(record=True) as caught:  # of packages whose solvers cannot be used
-        warnings.filterwarnings("always", category=UserWarning)
-        solvers = list_solvers()
-    for one in caught:
-        if sys.stderr is not None:
-            with suppress(OSError):
-                print(f"sbs-opt: {' '.join(str(one.message).split())}", file=sys.stderr)
+    warnings.filterwarnings("always", category=UserWarning)  # of packages whose solvers cannot be used
+    solvers = list_solvers()
     return [
         {"name": s.name, "reference": s.reference, "capabilities": sorted(s.capabilities), "extra": s.extra}
         for s in solvers
@@ -138,8 +131,9 @@ def _profiles() -> list[Row]:
 
 def _deployments() -> list[Row]:
     from sbs_opt.models.catalogue import list_deployments, load_deployment
+    from sbs_opt.models.cost.named import REFERENCE, parse_phase
 
-    rows = []
+    rows: list[Row] = []
     for name in list_deployments():
         deployment = load_deployment(name)
         phases = ((phase, deployment.of_phase(phase)) for phase in ("prefill", "decode"))
@@ -152,6 +146,12 @@ def _deployments() -> list[Row]:
                 "hardware": deployment.hardware,
                 "context_tokens": deployment.context_tokens,
             }
+        )
+    for name in REFERENCE:
+        one = parse_phase(name)
+        fleet = [f"1 × {one.units} units {one.phase}, for sbs-opt cost"]
+        rows.append(
+            {"name": name, "fleet": fleet, "model": one.model, "hardware": one.hardware, "context_tokens": None}
         )
     return rows
 

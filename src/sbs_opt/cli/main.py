@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from sbs_opt._version import __version__
-from sbs_opt.cli import bench, compare, list, solve, windows  # noqa: A004  # the command is called list
+from sbs_opt.cli import bench, calibrate, compare, cost, list, solve, windows  # noqa: A004  # the command is called list
 from sbs_opt.cli.arguments import Parser
 from sbs_opt.cli.standard_output import drop_output, to_standard_output
 from sbs_opt.models.errors import InputError, InternalError, PlacementError, UnsupportedError
@@ -41,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             given = _parser().parse_args(arguments)
-            given.run(given)
+            with warnings.catch_warnings():
+                warnings.showwarning = _told
+                given.run(given)
         finally:  # --help leaves by an exception
             with to_standard_output():
                 sys.stdout.flush()
@@ -65,16 +69,27 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
-    for command in (compare, windows, solve, bench, list):
+    for command in (compare, windows, solve, bench, cost, calibrate, list):
         command.add_to(commands)
     return parser
 
 
+def _told(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Tell a warning as one line, without the place in the code where the library noticed."""
+    _say(f"{'' if issubclass(category, UserWarning) else category.__name__ + ': '}{message}")
+
+
 def _failed(problem: str, status: int) -> int:
+    _say(problem)
+    return status
+
+
+def _say(text: str) -> None:
     if sys.stderr is not None:  # print would take standard output instead
         with suppress(OSError):
-            print(f"{_PROGRAM}: {' '.join(problem.split())}", file=sys.stderr)
-    return status
+            print(f"{_PROGRAM}: {' '.join(text.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":
