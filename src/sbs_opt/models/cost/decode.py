@@ -187,7 +187,6 @@ class DecodeCost:
         """Secant from an empty unit to one at the dispatch cap: GEMMs are weight-bound at first and bend upwards."""
         cap = float(self.dispatch_cap)
         dense = self._dense.ns(self._queries * np.array([0.0, cap]))
-        # Overlap hides the all-to-all behind compute, or compute behind it: the dearer of the two is what counts.
         compute = float(dense[1] - dense[0]) / cap + self._sequence_ns
-        alltoall = self._queries * (self._dispatch_ns + self._combine_ns)
-        return round(max(compute, alltoall) if self.overlap else compute + alltoall)
+        # As in prefill, overlap is taken to hide the all-to-all; near the dispatch cap it does not.
+        return round(compute if self.overlap else compute + self._queries * (self._dispatch_ns + self._combine_ns))
