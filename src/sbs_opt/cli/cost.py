@@ -41,11 +41,13 @@ def _add(kinds: Any, name: str, summary: str, row: Callable[[argparse.Namespace]
 def _add_prefill(kinds: Any) -> None:
     parser = _add(kinds, "prefill", "a prefill pass of equal prompts on every unit", _prefill)
     parser.add_argument("--deployment", required=True, metavar="D", help=_DEPLOYMENT)
-    parser.add_argument("--prompt", type=positive, required=True, metavar="P", help="tokens of a prompt")
+    parser.add_argument("--prompt", type=positive, required=True, metavar="P", help="new tokens of a prompt")
     parser.add_argument(
         "--tokens-per-unit", type=positive, required=True, metavar="T", help="new tokens of a pass on every unit"
     )
-    parser.add_argument("--cached", type=whole, default=0, metavar="K", help="tokens of the prompt found in the cache")
+    parser.add_argument(
+        "--cached", type=whole, default=0, metavar="K", help="tokens before them found in the cache (default 0)"
+    )
     parser.add_argument("--overlap", choices=_OVERLAP, default="two-batch", help="micro-batches (default two-batch)")
     _add_imbalance(parser, "1")
     _finish(parser)
@@ -151,7 +153,7 @@ def _prefill(given: argparse.Namespace) -> Row:
         "overlap": given.overlap,
         "expert_imbalance": imbalance,
         "pass_s": found.seconds,
-        "passes_per_prompt": found.passes,
+        "passes": found.passes,
         **_parts(found, phase.units, hardware.device.gpus_per_node),
         "kv_tokens": kv_tokens_of(hardware, model, units=phase.units, tokens=given.tokens_per_unit, absorbed=False),
     }

@@ -14,6 +14,10 @@ from sbs_opt.models.cost.prefill import PrefillCost
 from sbs_opt.models.errors import ExtrapolationWarning, InputError
 
 _MOST_PASSES = 1000
+"""Passes that one prompt may take."""
+
+_PATTERN = 64
+"""Passes after which a pattern that does not repeat is cut, once a prompt is through."""
 
 Times = TypeVar("Times", LayerTimes, Budget)
 
@@ -25,9 +29,9 @@ class Prediction:
     Parameters
     ----------
     seconds
-        Of one pass or step; the mean over the passes of a prompt that needs several.
+        Of one pass or step, in the mean over `passes`.
     passes
-        Passes that one prompt needs; 1 in decode.
+        Passes until the pattern repeats; 1 in decode.
     tokens_per_s_per_gpu
         New tokens (prefill) or put-out tokens (decode) per second and unit.
     layer
@@ -44,47 +48,61 @@ class Prediction:
 
 
 def predict_pass(cost: PrefillCost, *, prompt_tokens: int, tokens_per_unit: int, cached_tokens: int = 0) -> Prediction:
-    """Return a prefill pass in which every unit runs `tokens_per_unit` new tokens of equal prompts.
+    """Return a prefill pass in which every unit runs `tokens_per_unit` new tokens of a stream of equal prompts.
 
-    Prompts that fit are run whole, the last one as far as the tokens go. A prompt longer than the pass is cut into
-    chunks; figures are then means over its passes.
+    A prompt that does not fit is continued in the next pass, over what it has computed already. Figures are means over
+    the passes until the pattern repeats: one where prompts fill it.
 
     Parameters
     ----------
     prompt_tokens
-        Of which `cached_tokens` are found in the cache, so that the others are new.
+        New tokens of every prompt.
+    cached_tokens
+        Tokens before them that are found in the cache.
 
     Raises
     ------
     InputError
         No new token in a prompt or a pass, or more than 1,000 passes for a prompt.
     """
-    new = prompt_tokens - cached_tokens
-    if not 0 <= cached_tokens < prompt_tokens:
-        raise InputError(
-            f"cached = {cached_tokens}: must be less than prompt = {prompt_tokens}, or nothing is computed"
-        )
-    if tokens_per_unit < 1:
-        raise InputError(f"tokens_per_unit = {tokens_per_unit}: a pass runs at least one token")
-    passes = -(-new // tokens_per_unit)
-    if passes > _MOST_PASSES:
-        raise InputError(f"tokens_per_unit = {tokens_per_unit}: a prompt of {new:,} takes {passes:,} passes; give more")
-    if passes == 1:
-        whole, rest = divmod(tokens_per_unit, new)
-        works = [_work([(new, cached_tokens)] * whole + [(rest, cached_tokens)] * (rest > 0))]
-    else:
-        done = range(0, new, tokens_per_unit)
-        works = [_work([(min(tokens_per_unit, new - at), cached_tokens + at)]) for at in done]
+    for name, value in (("prompt_tokens", prompt_tokens), ("tokens_per_unit", tokens_per_unit)):
+        if value < 1:
+            raise InputError(f"{name} = {value}: must be at least 1")
+    if cached_tokens < 0:
+        raise InputError(f"cached_tokens = {cached_tokens}: must not be negative")
+    if prompt_tokens > _MOST_PASSES * tokens_per_unit:
+        needed = -(-prompt_tokens // tokens_per_unit)
+        raise InputError(f"tokens_per_unit = {tokens_per_unit}: a prompt takes {needed:,} passes; give more tokens")
+    works = _stream(prompt_tokens, tokens_per_unit, cached_tokens)
     ran = [tuple(np.full(cost.units, part, np.int64) for part in work) for work in works]
-    seconds = sum(cost.pass_ns(*arrays) for arrays in ran) / 1e9
-    tokens = sum(work[1] for work in works)
+    seconds = sum(cost.pass_ns(*arrays) for arrays in ran) / len(ran) / 1e9
     return Prediction(
-        seconds / passes,
-        passes,
-        tokens / seconds,
+        seconds,
+        len(ran),
+        tokens_per_unit / seconds,
         _mean(LayerTimes, [cost.layer_times(*arrays) for arrays in ran]),
         _mean(Budget, [cost.budget(*arrays) for arrays in ran]),
     )
+
+
+def _stream(prompt: int, tokens: int, cached: int) -> list[tuple[int, int, int]]:
+    """Return pairs, new tokens and context tokens of the passes of a stream of prompts, until it repeats."""
+    passes: list[tuple[int, int, int]] = []
+    most = max(_PATTERN, -(-prompt // tokens))
+    done = 0
+    while not passes or (done and len(passes) < most):
+        first = min(tokens, prompt - done)
+        whole, last = divmod(tokens - first, prompt)
+        chunks = ((1, first, cached + done), (whole, prompt, cached), (1, last, cached))
+        done = (done + tokens) % prompt
+        passes.append(
+            (
+                sum(count * (c * p + c * (c + 1) // 2) for count, c, p in chunks),
+                tokens,
+                sum(count * (c + p) for count, c, p in chunks if c),
+            )
+        )
+    return passes
 
 
 def predict_step(cost: DecodeCost, *, sequences: int, kv_tokens: int, acceptance: float = 1.0) -> Prediction:
@@ -112,12 +130,6 @@ def predict_step(cost: DecodeCost, *, sequences: int, kv_tokens: int, acceptance
     return Prediction(
         seconds, 1, sequences * kept / seconds, cost.layer_times(cached, batch), cost.budget(cached, batch)
     )
-
-
-def _work(chunks: list[tuple[int, int]]) -> tuple[int, int, int]:
-    """Return pairs, new tokens and context tokens of (new, cached) chunks."""
-    pairs = sum(c * p + c * (c + 1) // 2 for c, p in chunks)
-    return pairs, sum(c for c, _ in chunks), sum(c + p for c, p in chunks)
 
 
 def _mean(kind: type[Times], parts: list[Times]) -> Times:
