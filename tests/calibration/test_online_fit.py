@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sbs_opt.calibration.online_fit import PassEstimator, fit_passes, slowed, work_ns
 from sbs_opt.calibration.pass_log import COLUMNS, PassLog, read_pass_log, write_pass_log
 from sbs_opt.models.checks import IntArray
-from sbs_opt.models.cost import CostModel, DecodeCost, PrefillCost, load_cost_model, load_hardware, load_model
+from sbs_opt.models.cost import DecodeCost, PrefillCost, load_cost_model, load_hardware, load_model
 from sbs_opt.models.cost.profile import HardwareProfile
 from sbs_opt.models.errors import InputError, TraceError
 from sbs_opt.scheduler.config import SchedulerConfig
@@ -205,48 +205,20 @@ def test_ranks_that_are_not_in_the_log_share_the_rest() -> None:
 # -- a log of the simulator ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Recorder:
-    """Prefill timing that keeps the arguments of every pass."""
-
-    cost: PrefillCost
-    seen: list[tuple[int, IntArray, IntArray, IntArray]]
-    alltoall_price: int = 0
-
-    @property
-    def chunk_tokens(self) -> int:
-        return self.cost.chunk_tokens
-
-    def pass_ns(self, pairs: IntArray, new_tokens: IntArray, context_tokens: IntArray) -> int:
-        duration = self.cost.pass_ns(pairs, new_tokens, context_tokens)
-        self.seen.append((duration, pairs.copy(), new_tokens.copy(), context_tokens.copy()))
-        return duration
-
-    def unit_ns(self, pairs: IntArray, new_tokens: IntArray, context_tokens: IntArray) -> IntArray:
-        return self.cost.unit_ns(pairs, new_tokens, context_tokens)
-
-    def request_ns(self, new_tokens: IntArray, cached_tokens: IntArray) -> tuple[IntArray, IntArray]:
-        return self.cost.request_ns(new_tokens, cached_tokens)
-
-
 def test_a_log_of_the_simulator_gives_back_its_own_profile() -> None:
     units, chunk = 4, 4096
     model = load_cost_model("h800", "deepseek-v3", prefill_units=units, decode_units=units, chunk_tokens=chunk)
     cost = model.prefill
     assert isinstance(cost, PrefillCost)
-    recorder = Recorder(cost, [])
     prompts = np.random.default_rng(5).integers(50, 3000, 300)
     requests = poisson_requests(8e-9, 300, seed=5, prompt_tokens=prompts)
-    run = simulate(
-        requests,
-        small_deployment(2, units, chunk_tokens=chunk),
-        CostModel(recorder, model.decode),
-        SchedulerConfig(policy="round_robin"),
+    config = SchedulerConfig(policy="round_robin")
+    passes = simulate(requests, small_deployment(2, units, chunk_tokens=chunk), model, config).passes
+    assert len(passes) > 50
+    duration = np.array([one.duration_ns for one in passes])
+    pairs, new, context = (
+        np.stack([getattr(one, name) for one in passes]) for name in ("pairs", "tokens", "context_tokens")
     )
-    durations = {p.duration_ns for p in run.passes}
-    seen = [one for one in recorder.seen if one[0] in durations]  # a scheduler may ask about passes that never ran
-    assert len(seen) >= len(run.passes) > 50
-    duration, pairs, new, context = (np.array(column) for column in zip(*seen, strict=True))
     found = fit_passes(PassLog.of_units(duration, pairs, new, context, cost), cost)
     assert found.scale == pytest.approx(1.0, abs=0.02)
     assert found.floor_ns == pytest.approx(floor_ns(cost), rel=0.02)

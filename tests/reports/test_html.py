@@ -151,7 +151,7 @@ def test_many_policies_keep_within_the_colours(study: Study) -> None:
 
 def made_pass(instance: int, start: int, duration: int, unit_ns: list[int]) -> Pass:
     own = np.array(unit_ns)
-    return Pass(instance, 0, start, duration, own, own, np.zeros(0, np.int64))
+    return Pass(instance, 0, start, duration, own, own, np.zeros(0, np.int64), own, own)
 
 
 def test_bubble_and_common_time_are_drawn_to_scale(study: Study) -> None:

@@ -27,6 +27,9 @@ class Pass:
         int64[units of the instance]: tokens run, and the unit's own compute between the barriers.
     finished
         int64[k], the requests whose prompt it completed.
+    pairs, context_tokens
+        int64[units of the instance]: the other sums that the cost model was asked with; with `tokens` a log of passes
+        (`calibration.pass_log`).
     """
 
     instance: int
@@ -36,6 +39,8 @@ class Pass:
     tokens: IntArray
     unit_ns: IntArray
     finished: IntArray
+    pairs: IntArray
+    context_tokens: IntArray
 
 
 class PrefillEngine:
@@ -100,6 +105,8 @@ class PrefillEngine:
             sums[1],
             self._cost.unit_ns(sums[0], sums[1], sums[2]),
             self._finishing[:finished].copy(),
+            sums[0],
+            sums[2],
         )
         self.running[instance] = started
         return started
