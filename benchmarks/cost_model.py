@@ -24,7 +24,8 @@ from sbs_opt.calibration.anchors import (
     predict_prefill,
 )
 from sbs_opt.calibration.fit import fit_hardware
-from sbs_opt.models.cost import PrefillCost, load_cost_model, load_model
+from sbs_opt.models.cost import DecodeCost, PrefillCost, load_cost_model, load_hardware, load_model
+from sbs_opt.models.cost.named import DECODE_IMBALANCE
 from sbs_opt.models.cost.uniform import predict_pass
 from sbs_opt.reports.bench_chart import standalone
 from sbs_opt.reports.fit_chart import fit_chart, residual_chart
@@ -73,18 +74,28 @@ def anchors(folder: Path, out: Path) -> None:
 
 
 def budget(folder: Path, out: Path) -> None:
-    """Print where the GPU-seconds of a pass go: EP32, 16,384 tokens a unit, prompts of 4,096."""
+    """Print where the GPU-seconds of a pass go: EP32, 16,384 tokens a unit, prompts of 4,096; floors; decode steps."""
     del folder
-    found = {}
+    found, nothing = {}, np.zeros(32, np.int64)
     for name, overlap in (("overlap", True), ("no overlap", False)):
         cost = load_cost_model(
             "h800", "deepseek-v3", prefill_units=32, decode_units=72, chunk_tokens=16384, overlap=overlap
         ).prefill
         assert isinstance(cost, PrefillCost)
-        found[name] = predict_pass(cost, prompt_tokens=4096, tokens_per_unit=16384).budget
+        one = predict_pass(cost, prompt_tokens=4096, tokens_per_unit=16384)
+        found[name] = one.budget
+        floor = cost.pass_ns(nothing, nothing, nothing) / 1e6
+        print(f"{name}: {8 * one.tokens_per_s_per_gpu:,.0f} tok/s/node, empty pass {floor:.0f} ms, {one.layer}")
     print(f"| part | {' | '.join(f'{name}, GPU-s' for name in found)} |\n|---|{'---|' * len(found)}")
     for part in (*type(found["overlap"]).__slots__, "total"):
         print(f"| {part} | {' | '.join(f'{32 * getattr(one, part) / 1e9:.1f}' for one in found.values())} |")
+    for name, overlap in (("no overlap", False), ("overlap", True)):
+        decode = DecodeCost(
+            load_hardware("h800"), MODEL, units=72, overlap=overlap, expert_imbalance=DECODE_IMBALANCE
+        )  # fmt: skip
+        counts = (0, 32, 64, 128, 256)
+        steps = [decode.step_ns(np.full(72, 2048 * count), np.full(72, count)) / 1e6 for count in counts]
+        print(f"decode {name}, {counts} sequences: {', '.join(f'{step:.1f}' for step in steps)} ms")
 
 
 def speed(folder: Path, out: Path) -> None:

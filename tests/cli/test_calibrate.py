@@ -95,6 +95,7 @@ def test_a_log_of_passes_scales_a_profile(run: Run) -> None:
         "--json", "-",
     )  # fmt: skip
     assert done.status == 0, done.err
+    assert json.loads(done.out)["base"] == "h800"
     (row,) = json.loads(done.out)["rows"]
     assert row["scale"] == pytest.approx(1.3, rel=0.03)
     assert row["floor_ms"] == pytest.approx(2 * floor / 1e6, rel=0.05)
@@ -109,7 +110,9 @@ def test_a_log_of_passes_scales_a_profile(run: Run) -> None:
         ((), "give either tables of measurements, or --device, or --passes"),
         (("a.csv", "--device", "cuda"), "give either"),
         (("--passes", "p.csv"), "needs --deployment"),
-        (("--passes", "p.csv", "--report", "r.html"), "--report"),
+        (("--passes", "p.csv", "--report", "r.html"), "--report: says nothing to a fit on a log of passes"),
+        (("--passes", "p.csv", "--base", "h20"), "--base: says nothing"),
+        (("a.csv", "--prompt", "5"), "--prompt: says nothing to a fit on tables of kernels"),
         (("a.csv", "--save", "s.csv"), "--save"),
         (("none.csv",), "none.csv"),
         (("a.csv", "--base", "tpu"), "known: h100"),

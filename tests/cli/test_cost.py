@@ -85,6 +85,7 @@ def test_drafts_are_told_apart_from_what_is_kept(run: Run) -> None:
     assert all_kept["tokens_per_s_per_node"] == pytest.approx(2 * none_kept["tokens_per_s_per_node"])
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_fleet_gives_its_instance(run: Run, fleet: Path) -> None:
     got = row(run, "cost", "prefill", "--deployment", fleet, "--prompt", "512", "--tokens-per-unit", "4096")
     assert (got["units"], got["hardware"]) == (4, "h800")
@@ -147,6 +148,8 @@ def test_what_people_read_names_every_part(run: Run) -> None:
         (("cost", "prefill", "--deployment", "h800", "--prompt", "8", "--tokens-per-unit", "8"), "<gpu>-<model>"),
         (("cost", "decode", "--deployment", PREFILL[3], "--batch", "1", "--kv", "1"), "is a prefill deployment"),
         ((*DECODE, "--batch", "1", "--kv", "1", "--acceptance", "2"), "from 0 to 1"),
+        ((*PREFILL, "--prompt", "10000000000", "--tokens-per-unit", "10000000000"), "give fewer"),
+        ((*DECODE, "--batch", "10000000000", "--kv", "10000000000"), "give fewer"),
         (("cost", "gemm", "--profile", "tpu", "--m", "1", "--k", "1", "--n", "1"), "known: h100"),
         (("cost", "alltoall", "--profile", "h800", "--ep", "8", "--tokens", "1", "--mode", "fast"), "choose from"),
     ],
@@ -156,6 +159,40 @@ def test_mistakes_are_one_line(run: Run, arguments: tuple[str, ...], said: str) 
     assert done.status == 2
     assert said in done.err
     assert done.err.count("\n") == 1
+
+
+def test_an_own_profile_takes_the_place_of_the_gpu(run: Run) -> None:
+    common = ("--prompt", "1024", "--tokens-per-unit", "4096")
+    other = row(run, *PREFILL, *common, "--profile", "h20")
+    assert (other["hardware"], other["model"]) == ("h20", "deepseek-v3")
+    assert other["pass_s"] > 2 * row(run, *PREFILL, *common)["pass_s"]
+
+
+def test_what_was_not_measured_is_marked(run: Run) -> None:
+    common = ("--prompt", "1024", "--tokens-per-unit", "4096")
+    assert row(run, *PREFILL, *common)["extrapolated"] == []
+    got = row(run, "cost", "prefill", "--deployment", "h20-kimi-k2-prefill-ep32", *common)
+    assert [text.split(":")[0] for text in got["extrapolated"]] == ["h20", "kimi-k2"]
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*PREFILL, "--prompt", "512", "--cached", "90000", "--tokens-per-unit", "512"), "context_tokens = 90,512 is"),
+        ((*PREFILL, "--prompt", "90000", "--tokens-per-unit", "80000"), "gemm: m = 40,000 is extrapolated"),
+        ((*DECODE, "--batch", "1", "--kv", "200000"), "kv_tokens = 200,000 is extrapolated"),
+        ((*DECODE[:3], "h100-deepseek-v3-decode-ep320", "--batch", "1", "--kv", "2000"), "ranks = 320 is extrapolated"),
+        ((*DECODE, "--batch", "600", "--kv", "8", "--overlap", "two-batch"), "takes 256 per unit"),
+        ((*DECODE, "--batch", "100", "--kv", "9000"), "900,000 KV tokens are asked for, a unit holds about"),
+        ((*DECODE[:3], "h100-deepseek-v3-decode-ep4", "--batch", "1", "--kv", "8"), "do not fit on a unit"),
+    ],
+)
+def test_what_lies_beyond_is_told_once(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    done = run(*arguments)
+    assert done.status == 0
+    assert sum(said in line for line in done.err.splitlines()) == 1
+    assert all(line.startswith("sbs-opt: ") for line in done.err.splitlines())
 
 
 @pytest.mark.filterwarnings("default")

@@ -13,6 +13,7 @@ from sbs_opt.calibration.robust import Quality, fit
 from sbs_opt.calibration.tables import FloatArray
 from sbs_opt.models.cost.decode import DecodeCost
 from sbs_opt.models.cost.model import ModelProfile
+from sbs_opt.models.cost.named import DECODE_IMBALANCE
 from sbs_opt.models.cost.prefill import PrefillCost
 from sbs_opt.models.cost.profile import DecodeStep, HardwareProfile, PrefillPass
 
@@ -76,7 +77,7 @@ def predict_prefill(hardware: HardwareProfile, model: ModelProfile, anchor: Pref
 
 def predict_decode(hardware: HardwareProfile, model: ModelProfile, anchor: DecodeAnchor) -> float:
     """Return the predicted nanoseconds of a decode anchor."""
-    cost = DecodeCost(hardware, model, units=_DECODE_UNITS, overlap=anchor.overlap, expert_imbalance=1.0)
+    cost = DecodeCost(hardware, model, units=_DECODE_UNITS, overlap=anchor.overlap, expert_imbalance=DECODE_IMBALANCE)
     batch = np.full(_DECODE_UNITS, anchor.batch, np.int64)
     return float(cost.step_ns(batch * anchor.kv, batch))
 
@@ -84,18 +85,18 @@ def predict_decode(hardware: HardwareProfile, model: ModelProfile, anchor: Decod
 def fit_prefill_pass(
     hardware: HardwareProfile, model: ModelProfile, anchors: tuple[PrefillAnchor, ...] = PREFILL_ANCHORS
 ) -> tuple[PrefillPass, Quality]:
-    """Fit floor per layer, waiting per token and overlap factor."""
+    """Fit floor per layer, waiting per token and the share of kernels that lent multiprocessors slow down."""
     measured = np.array([anchor.seconds for anchor in anchors]) * 1e9
 
     def prefill_pass(x: FloatArray) -> PrefillPass:
-        layer, waiting, factor = map(float, x)
-        return replace(hardware.prefill_pass, layer_ns=layer, waiting_token_ns=waiting, overlap_factor=factor)
+        layer, waiting, share = map(float, x)
+        return replace(hardware.prefill_pass, layer_ns=layer, waiting_token_ns=waiting, sm_bound_share=share)
 
     def law(x: FloatArray) -> FloatArray:
         trial = replace(hardware, prefill_pass=prefill_pass(x))
         return np.array([predict_prefill(trial, model, anchor) for anchor in anchors])
 
-    found = fit("end-to-end prefill", law, measured, (500e3, 800.0, 1.0))
+    found = fit("end-to-end prefill", law, measured, (500e3, 800.0, 0.8))
     return prefill_pass(found.parameters), found.quality("end-to-end prefill")
 
 

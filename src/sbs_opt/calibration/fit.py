@@ -59,6 +59,7 @@ _ABOUT = {
     "h200": "H200 SXM 141 GB: attention, GEMM and HBM fitted on the probe, the rest derived from H800 and H100",
     "h20": "H20 96 GB: extrapolated from H800 by specification, nothing of it was measured",
 }
+_EXTRAPOLATED = {"h20": "every rate from H800 by specification"}
 _PASS = "fit: five prefill passes published for SGLang on H100, EP32 (calibration/anchors.py)"
 _ONE_SIZE = "the table has one size: no launch can be told apart, it is in layer_ns"
 _ORIGIN_H800 = {
@@ -70,7 +71,7 @@ _ORIGIN_H800 = {
     "prefill_attention.launch_ns": f"fit: {tables.MLA_PREFILL}",
     "decode_attention": f"fit: {tables.MLA_DECODE}",
     "gemm": f"fit: {tables.GEMM}, {tables.DEEPGEMM}",
-    "grouped_gemm": f"fit: {tables.GROUPED_PREFILL} and grouped_gemm_decode.csv",
+    "grouped_gemm": f"fit: {tables.GROUPED_PREFILL}, grouped_gemm_decode.csv and {tables.DEEPGEMM}",
     "alltoall_normal": f"fit: {tables.ALLTOALL_NORMAL}, version V1 #130",
     "alltoall_normal.dispatch.launch_ns": _ONE_SIZE,
     "alltoall_normal.combine.launch_ns": _ONE_SIZE,
@@ -108,7 +109,7 @@ def fit_h800(folder: Path, model: ModelProfile) -> Fitted:
     """Fit every constant of the H800 profile."""
     gemm, _ = fit_gemm([is_of_a_model(_rows(folder, tables.GEMM, GemmRows)), _rows(folder, tables.DEEPGEMM, GemmRows)])
     grouped = fit_grouped_gemm(
-        [_rows(folder, name, GroupedRows) for name in (tables.GROUPED_PREFILL, tables.GROUPED_DECODE)]
+        [_rows(folder, name, GroupedRows) for name in (tables.GROUPED_PREFILL, tables.GROUPED_DECODE, tables.DEEPGEMM)]
     )
     form, _ = fit_attention(_rows(folder, tables.PROBE, AttentionRows))
     attention, _ = fit_attention(_rows(folder, tables.MLA_PREFILL, AttentionRows), form.law, _LONGEST_CHUNK)
@@ -127,7 +128,7 @@ def fit_h800(folder: Path, model: ModelProfile) -> Fitted:
         grouped_gemm=grouped.law,
         alltoall_normal=normal.law,
         alltoall_low_latency=low_latency.law,
-        prefill_pass=PrefillPass(0.0, 0.0, stream_gbps=gemm.law.weight_gbps, communication_sms=24, overlap_factor=1.0),
+        prefill_pass=PrefillPass(0.0, 0.0, stream_gbps=gemm.law.weight_gbps, communication_sms=24, sm_bound_share=1.0),
         decode_step=DecodeStep(0.0, dispatch_cap=128),
         evidence=tuple(
             (law.section, law.evidence) for law in (gemm, grouped, _wider(attention, form), decode, normal, low_latency)
@@ -279,7 +280,8 @@ def profile_toml(folder: Path, hardware: str, date: str) -> tuple[str, Fitted]:
     """Return the text of a fitted profile, and the fit; errors as `fit_hardware`."""
     fitted = fit_hardware(folder, hardware)
     data = tuple((name, tables.checksum(folder, name)) for name in tables.ALL)
-    return to_toml(fitted.profile, Source(hardware, _ABOUT[hardware], date, data), fitted.origin), fitted
+    head = Source(hardware, _ABOUT[hardware], date, data, _EXTRAPOLATED.get(hardware, ""))
+    return to_toml(fitted.profile, head, fitted.origin), fitted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

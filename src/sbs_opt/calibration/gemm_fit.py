@@ -32,7 +32,9 @@ def is_of_a_model(rows: GemmRows) -> GemmRows:
     runs, and whose few columns leave most multiprocessors idle.
     """
     keep = ~(((rows.k == 65536) & (rows.n == 128)) | ((rows.k == 16384) & (rows.n == 512)))
-    return GemmRows(rows.table, *(part[keep] for part in (rows.m, rows.k, rows.n, rows.calls, rows.ns)))
+    return replace(
+        rows, m=rows.m[keep], k=rows.k[keep], n=rows.n[keep], calls=rows.calls[keep], ns=rows.ns[keep]
+    )  # fmt: skip
 
 
 def fit_gemm(tables: Sequence[GemmRows], base: Gemm = START) -> tuple[LawFit[Gemm], float]:
@@ -50,6 +52,7 @@ def fit_gemm(tables: Sequence[GemmRows], base: Gemm = START) -> tuple[LawFit[Gem
         np.concatenate(parts)
         for parts in zip(*((t.m, t.k, t.n, t.calls, t.ns) for t in tables), strict=True)
     )  # fmt: skip
+    unlaunched = _unlaunched(tables)
     hosted = bool(calls.any())
     names = ["tflops", "weight_gbps"]
     if len(ns) >= _ENOUGH:
@@ -62,7 +65,7 @@ def fit_gemm(tables: Sequence[GemmRows], base: Gemm = START) -> tuple[LawFit[Gem
 
     def law(x: FloatArray) -> FloatArray:
         host = float(x[-1]) * calls if hosted else 0.0
-        return np.asarray(gemm(x).ns(m, k, n) + host)
+        return np.asarray(gemm(x).ns(m, k, n) - unlaunched * gemm(x).launch_ns + host)
 
     start = [getattr(START, name) for name in names] + ([30000.0] if hosted else [])
     found = fit("gemm", law, ns, start)
@@ -89,8 +92,11 @@ def fit_grouped_gemm(tables: Sequence[GroupedRows]) -> LawFit[GroupedGemm]:
     if len(ns) < _ENOUGH:
         raise InputError(f"grouped GEMMs: {len(ns)} rows, a fit needs at least {_ENOUGH}; time more sizes")
 
+    unlaunched = _unlaunched(tables)
+
     def law(x: FloatArray) -> FloatArray:
-        return np.asarray(GroupedGemm(*map(float, x)).ns(rows, hit, k, n))
+        gemm = GroupedGemm(*map(float, x))
+        return np.asarray(gemm.ns(rows, hit, k, n) - unlaunched * gemm.launch_ns)
 
     start = _GROUPED_START
     found = fit(
@@ -109,6 +115,11 @@ def fit_grouped_gemm(tables: Sequence[GroupedRows]) -> LawFit[GroupedGemm]:
             for index, t in enumerate(tables)
         ),
     )
+
+
+def _unlaunched(tables: Sequence[GemmRows] | Sequence[GroupedRows]) -> FloatArray:
+    """Return 1.0 for each row whose timing leaves the launch out."""
+    return np.repeat([0.0 if t.launched else 1.0 for t in tables], [len(t.ns) for t in tables])
 
 
 def fit_reads(rows: ReadRows) -> LawFit[float]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sbs_opt.calibration.alltoall_fit import fit_low_latency, fit_normal
 from sbs_opt.calibration.attention_fit import fit_attention, fit_decode_attention
 from sbs_opt.calibration.fit_points import FitPoints
-from sbs_opt.calibration.gemm_fit import fit_gemm, fit_grouped_gemm, fit_reads
+from sbs_opt.calibration.gemm_fit import fit_gemm, fit_grouped_gemm, fit_reads, is_of_a_model
 from sbs_opt.calibration.law_fit import LawFit
 from sbs_opt.calibration.records import (
     AttentionRows,
@@ -64,7 +64,7 @@ def fit_own(records: Sequence[Records], base: HardwareProfile, base_name: str, m
     laws: list[LawFit[Any]] = []
     changes: dict[str, Any] = {}
     call_ns: list[float] = []
-    gemms = list(_of(records, GemmRows))
+    gemms = [is_of_a_model(rows) for rows in _of(records, GemmRows)]
     if gemms:
         gemm, host = fit_gemm(gemms, base.gemm)
         laws.append(gemm)

@@ -24,7 +24,7 @@ _UNITS = (
     ("gpus_per_node", "GPUs"),
     ("sms", "streaming multiprocessors"),
     ("_cap", "tokens"),
-    ("_factor", "1"),
+    ("_share", "1"),
     ("_rows", "rows per expert"),
     ("_tiles", "tiles per row of tiles"),
 )
@@ -43,6 +43,7 @@ def to_toml(profile: HardwareProfile, head: Source, origin: Mapping[str, str]) -
         Source of each constant by dotted path; a section's entry covers all in it that have none of their own.
     """
     lines = [f"{key} = {_text(getattr(head, key))}" for key in ("name", "about", "date")]
+    lines += [f"extrapolated = {_text(head.extrapolated)}"] * bool(head.extrapolated)
     lines += [
         "",
         "[data]  # sha256 of the tables fitted on",

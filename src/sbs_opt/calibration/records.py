@@ -22,7 +22,15 @@ _LATENT_HEAD = (128, 64, 128)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GemmRows:
-    """Dense FP8 GEMMs; float64[n] each, and how many calls from the host a timing holds."""
+    """Dense FP8 GEMMs; float64[n] each.
+
+    Parameters
+    ----------
+    calls
+        How many calls from the host a timing holds.
+    launched
+        Whether it holds the launch.
+    """
 
     table: str
     m: FloatArray
@@ -30,11 +38,12 @@ class GemmRows:
     n: FloatArray
     calls: FloatArray
     ns: FloatArray
+    launched: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupedRows:
-    """Grouped FP8 GEMMs; float64[n] each: rows in all, experts, of which hit, weights (k, n)."""
+    """Grouped FP8 GEMMs; float64[n] each: rows in all, experts, of which hit, weights (k, n); and as `GemmRows`."""
 
     table: str
     rows: FloatArray
@@ -43,6 +52,7 @@ class GroupedRows:
     k: FloatArray
     n: FloatArray
     ns: FloatArray
+    launched: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,13 +148,20 @@ def _gemm(table: str, rows: Rows) -> tuple[Records, ...]:
 
 
 def _published_gemm(table: str, rows: Rows) -> tuple[Records, ...]:
-    # Tables of several versions repeat themselves: the last one is what runs. They leave the launch out, so that
-    # small shapes, which are all launch, say something else than other tables: only large ones are taken.
+    # Tables of several versions repeat themselves: the last one is what runs. They leave the launch out.
     last = rows[-1]["commit"]
-    dense = [row for row in rows if row["commit"] == last and row["kind"] == "dense"]
-    m, k, n, tflops = columns(dense, "m", "k", "n", "tflops")
-    m, k, n, tflops = (part[m >= 4096] for part in (m, k, n, tflops))
-    return (GemmRows(f"{table}, m ≥ 4096", m, k, n, np.zeros(len(m)), 2.0 * m * k * n / (1e3 * tflops)),)
+    last_rows = [row for row in rows if row["commit"] == last]
+    groups, m, k, n, tflops = columns(last_rows, "groups", "m", "k", "n", "tflops")
+    ns = 2.0 * groups * m * k * n / (1e3 * tflops)
+    grouped = np.array([row["kind"] != "dense" for row in last_rows])
+    one, many = ~grouped, grouped
+    none = np.zeros(int(one.sum()))
+    dense = GemmRows(f"{table}, dense", m[one], k[one], n[one], none, ns[one], launched=False)
+    experts = groups[many]
+    rows_of = experts * m[many]
+    return dense, GroupedRows(
+        f"{table}, grouped", rows_of, experts, experts, k[many], n[many], ns[many], launched=False
+    )  # fmt: skip
 
 
 def _grouped(table: str, rows: Rows) -> tuple[Records, ...]:
@@ -182,7 +199,9 @@ def _decode(table: str, rows: Rows) -> tuple[Records, ...]:
 
 def _bandwidths(table: str, rows: Rows) -> tuple[Records, ...]:
     # V1 #130 is the last version that was measured from 8 to 64 ranks under the same routing.
-    chosen = [row for row in rows if row["version"] == "V1 #130"] or rows
+    versions = {row["version"] for row in rows}
+    version = "V1 #130" if "V1 #130" in versions else rows[-1]["version"]
+    chosen = [row for row in rows if row["version"] == version]
     return (BandwidthRows(table, *columns(chosen, "ep", "dispatch_GBps", "combine_GBps")),)
 
 
@@ -233,7 +252,7 @@ _PROBE_COLUMNS = {"kind", "name", "d0", "d1", "d2", "batch", "median_s", "flops_
 
 _READERS: tuple[tuple[set[str], Callable[[str, Rows], tuple[Records, ...]]], ...] = (
     ({"num_local_experts", "up_proj_us", "up_mfu", "down_proj_us", "down_mfu"}, _grouped),
-    ({"commit", "kind", "m", "n", "k", "tflops"}, _published_gemm),
+    ({"commit", "groups", "m", "n", "k", "tflops"}, _published_gemm),
     ({"m", "k", "n", "latency_us"}, _gemm),
     ({"seq_len", "latency_us"}, _whole_prompts),
     ({"batch_size", "kv_len", "latency_us"}, _decode),

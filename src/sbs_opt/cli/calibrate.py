@@ -29,12 +29,12 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--save", metavar="CSV", help="also write what --device timed")
     parser.add_argument("--passes", metavar="CSV", help="a log of prefill passes: pass_ns or pass_s, new_tokens, …")
     parser.add_argument("--deployment", metavar="D", help="what ran the passes: <gpu>-<model>-prefill-ep<N>")
-    parser.add_argument("--overlap", choices=("none", "two-batch"), default="two-batch", help="of the passes logged")
+    parser.add_argument("--overlap", choices=("none", "two-batch"), help="of the passes logged (default two-batch)")
     parser.add_argument(
-        "--prompt", type=positive, default=1024, metavar="P", help="prompt length, where the log lacks pairs (1024)"
+        "--prompt", type=positive, metavar="P", help="prompt length, where the log lacks pairs (default 1024)"
     )
-    parser.add_argument("--base", default="h800", metavar="GPU", help="profile that gives the rest (default h800)")
-    parser.add_argument("--model", default="deepseek-v3", metavar="M", help="gives shapes (default deepseek-v3)")
+    parser.add_argument("--base", metavar="GPU", help="profile that gives what is not measured (default h800)")
+    parser.add_argument("--model", metavar="M", help="gives the shapes of kernels (default deepseek-v3)")
     parser.add_argument("--name", default="own", metavar="NAME", help="of the new profile (default own)")
     parser.add_argument("-o", "--out", dest="output", required=True, metavar="TOML", help="profile to write")
     parser.add_argument("--report", metavar="HTML", help="also write plots of data against fit and errors by range")
@@ -48,10 +48,7 @@ def run(given: argparse.Namespace) -> None:
     sources = [bool(given.measurements), given.device is not None, given.passes is not None]
     if sum(sources) != 1:
         raise InputError("calibrate: give either tables of measurements, or --device, or --passes")
-    if given.passes is not None and given.report:
-        raise InputError("--report: draws tables of kernels; a log of passes has none")
-    if given.save and given.device is None:
-        raise InputError("--save: writes what --device timed; give --device as well")
+    _refuse_what_does_not_apply(given)
 
     from sbs_opt.cli.output import check_outputs, console, written
     from sbs_opt.reports.fit_table import fit_table
@@ -71,6 +68,20 @@ def run(given: argparse.Namespace) -> None:
     screen.print(f"profile: {given.output}" + (f"\nreport: {given.report}" if given.report else ""))
 
 
+def _refuse_what_does_not_apply(given: argparse.Namespace) -> None:
+    """Raise where a flag is given that this kind of fit would pass over."""
+    kernels_only, passes_only = ("report", "base", "model"), ("deployment", "overlap", "prompt")
+    for name in kernels_only if given.passes else passes_only:
+        if getattr(given, name) is not None:
+            kind = "a log of passes" if given.passes else "tables of kernels"
+            raise InputError(f"--{name}: says nothing to a fit on {kind}; leave it out")
+    if given.save and given.device is None:
+        raise InputError("--save: writes what --device timed; give --device as well")
+    if given.passes and given.deployment is None:
+        raise InputError("--passes: needs --deployment, what ran them; like h800-deepseek-v3-prefill-ep32")
+    given.base, given.model = given.base or "h800", given.model or "deepseek-v3"
+
+
 def _from_kernels(given: argparse.Namespace) -> tuple[str, str, list[Row]]:
     """Return profile, page and rows of a fit on measurements of kernels."""
     from pathlib import Path
@@ -85,8 +96,7 @@ def _from_kernels(given: argparse.Namespace) -> tuple[str, str, list[Row]]:
     paths = [_measure(given)] if given.device is not None else given.measurements
     records: list[Records] = []
     for path in paths:
-        with naming(path):
-            records += read_records(Path(path), shape=model.attention)
+        records += read_records(Path(path), shape=model.attention)
     found = fit_own(records, base, given.base, model)
     about = f"fitted on {', '.join(Path(path).name for path in paths)}; the rest is taken from profile {given.base}"
     page = fit_page(given.name, about, found.points, constants(found.profile, found.origin)) if given.report else ""
@@ -119,14 +129,13 @@ def _from_passes(given: argparse.Namespace) -> tuple[str, str, list[Row]]:
     from sbs_opt.cli.cost import instance_of
     from sbs_opt.models.cost import PrefillCost, load_hardware, load_model
 
-    if given.deployment is None:
-        raise InputError("--passes: needs --deployment, what ran them; like h800-deepseek-v3-prefill-ep32")
     phase = instance_of(given.deployment, "prefill")
+    given.base = phase.hardware
     cost = PrefillCost(
         load_hardware(phase.hardware), load_model(phase.model), units=phase.units, chunk_tokens=16384,
-        overlap=given.overlap == "two-batch", expert_imbalance=1.0,
+        overlap=given.overlap != "none", expert_imbalance=1.0,
     )  # fmt: skip
-    log = read_pass_log(given.passes, prompt_tokens=given.prompt)
+    log = read_pass_log(given.passes, prompt_tokens=given.prompt or 1024)
     with naming(given.passes):
         found = fit_passes(log, cost)
     scaled = f"profile {phase.hardware}, every time × {found.scale:.4g} as its passes say"

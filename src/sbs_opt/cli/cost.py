@@ -50,6 +50,7 @@ def _add_prefill(kinds: Any) -> None:
     )
     parser.add_argument("--overlap", choices=_OVERLAP, default="two-batch", help="micro-batches (default two-batch)")
     _add_imbalance(parser, "1")
+    _add_profile(parser, required=False)
     _finish(parser)
 
 
@@ -66,6 +67,7 @@ def _add_decode(kinds: Any) -> None:
     parser.add_argument(
         "--acceptance", type=float, default=0.85, metavar="A", help="share of drafts that are kept (default 0.85)"
     )
+    _add_profile(parser, required=False)
     _finish(parser)
 
 
@@ -103,8 +105,9 @@ def _add_alltoall(kinds: Any) -> None:
     _finish(parser)
 
 
-def _add_profile(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", required=True, metavar="GPU", help="see sbs-opt list profiles, or a .toml file")
+def _add_profile(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    text = "see sbs-opt list profiles, or a .toml file" + ("" if required else " (default: the deployment's)")
+    parser.add_argument("--profile", required=required, metavar="GPU", help=text)
 
 
 def _finish(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +135,7 @@ def _prefill(given: argparse.Namespace) -> Row:
     from sbs_opt.models.cost.routing import imbalance_of
     from sbs_opt.models.cost.uniform import predict_pass
 
-    phase = instance_of(given.deployment, "prefill")
+    phase = _asked(given, "prefill")
     hardware, model = load_hardware(phase.hardware), load_model(phase.model)
     imbalance = imbalance_of(1.0 if given.expert_imbalance is None else given.expert_imbalance)
     cost = PrefillCost(
@@ -142,10 +145,13 @@ def _prefill(given: argparse.Namespace) -> Row:
     found = predict_pass(
         cost, prompt_tokens=given.prompt, tokens_per_unit=given.tokens_per_unit, cached_tokens=given.cached
     )
+    room = kv_tokens_of(hardware, model, units=phase.units, tokens=given.tokens_per_unit, absorbed=False)
+    _tell_room(phase, room, min(given.prompt, given.tokens_per_unit) + given.cached)
     return {
         "deployment": given.deployment,
         "hardware": phase.hardware,
         "model": phase.model,
+        "extrapolated": _extrapolated(phase),
         "units": phase.units,
         "prompt": given.prompt,
         "cached": given.cached,
@@ -155,7 +161,7 @@ def _prefill(given: argparse.Namespace) -> Row:
         "pass_s": found.seconds,
         "passes": found.passes,
         **_parts(found, phase.units, hardware.device.gpus_per_node),
-        "kv_tokens": kv_tokens_of(hardware, model, units=phase.units, tokens=given.tokens_per_unit, absorbed=False),
+        "kv_tokens": room,
     }
 
 
@@ -166,7 +172,7 @@ def _decode(given: argparse.Namespace) -> Row:
     from sbs_opt.models.cost.routing import imbalance_of
     from sbs_opt.models.cost.uniform import predict_step
 
-    phase = instance_of(given.deployment, "decode")
+    phase = _asked(given, "decode")
     hardware, model = load_hardware(phase.hardware), load_model(phase.model)
     imbalance = imbalance_of(DECODE_IMBALANCE if given.expert_imbalance is None else given.expert_imbalance)
     cost = DecodeCost(
@@ -174,10 +180,13 @@ def _decode(given: argparse.Namespace) -> Row:
         draft_tokens=given.draft_tokens,
     )  # fmt: skip
     found = predict_step(cost, sequences=given.batch, kv_tokens=given.kv, acceptance=given.acceptance)
+    room = kv_tokens_of(hardware, model, units=phase.units, tokens=given.batch, absorbed=True)
+    _tell_room(phase, room, given.batch * given.kv)
     return {
         "deployment": given.deployment,
         "hardware": phase.hardware,
         "model": phase.model,
+        "extrapolated": _extrapolated(phase),
         "units": phase.units,
         "batch": given.batch,
         "kv": given.kv,
@@ -186,8 +195,35 @@ def _decode(given: argparse.Namespace) -> Row:
         "draft_tokens": given.draft_tokens,
         "step_ms": 1e3 * found.seconds,
         **_parts(found, phase.units, hardware.device.gpus_per_node),
-        "kv_tokens": kv_tokens_of(hardware, model, units=phase.units, tokens=given.batch, absorbed=True),
+        "kv_tokens": room,
     }
+
+
+def _asked(given: argparse.Namespace, phase: str) -> Phase:
+    """Return the instance that is asked for, on the GPU of `--profile` where one is given."""
+    from dataclasses import replace
+
+    found = instance_of(given.deployment, phase)
+    return found if given.profile is None else replace(found, hardware=given.profile)
+
+
+def _extrapolated(phase: Phase) -> list[str]:
+    """Return what of the profiles was not measured, in words."""
+    from sbs_opt.models.cost import load_source
+
+    sources = (load_source("hardware", phase.hardware), load_source("model", phase.model))
+    return [f"{source.name}: {source.extrapolated}" for source in sources if source.extrapolated]
+
+
+def _tell_room(phase: Phase, room: int | None, needed: int) -> None:
+    """Warn where a unit's memory does not hold what is asked for."""
+    import warnings
+
+    where = f"ep{phase.units} of {phase.model} on {phase.hardware}"
+    if room is None:
+        warnings.warn(f"{where}: weights and activations do not fit on a unit; use more ranks", stacklevel=1)
+    elif needed > room:
+        warnings.warn(f"{where}: {needed:,} KV tokens are asked for, a unit holds about {room:,}", stacklevel=1)
 
 
 def _parts(found: Prediction, units: int, gpus_per_node: int) -> Row:

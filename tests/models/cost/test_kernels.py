@@ -31,11 +31,14 @@ def test_attention_is_its_law(new: int, cached: int, batch: int, model: ModelPro
     assert found.tflops < H800.prefill_attention.tflops
 
 
-def test_a_prefix_makes_two_calls_and_a_whole_prompt_none() -> None:
-    whole = attention_time(HOSTED, V3.attention, new_tokens=4096)
-    over = attention_time(HOSTED, V3.attention, new_tokens=4096, cached_tokens=128)
-    assert (whole.call_ns, over.call_ns) == (0.0, 60_000.0)
-    assert over.ns == over.kernel_ns + 60_000.0
+@pytest.mark.parametrize(
+    ("new", "cached", "batch", "calls"),
+    [(4096, 128, 1, 2), (64, 1, 8, 2), (512, 0, 1, 1), (4096, 0, 1, 1), (511, 0, 1, 0), (4096, 0, 2, 0)],
+)
+def test_calls_are_those_that_the_probe_timed(new: int, cached: int, batch: int, calls: int) -> None:
+    found = attention_time(HOSTED, V3.attention, new_tokens=new, cached_tokens=cached, batch=batch)
+    assert found.call_ns == calls * 30_000.0
+    assert found.ns == found.kernel_ns + calls * 30_000.0
 
 
 @given(st.integers(1, 32768), st.sampled_from([512, 7168]), st.sampled_from([2112, 4096]))

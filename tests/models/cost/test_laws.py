@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbs_opt.models.cost.gemms import ExpertStack, GemmStack
+from sbs_opt.models.cost.gemms import ExpertStack, GemmStack, experts_hit
 from sbs_opt.models.cost.laws import (
     DecodeAttention,
     Gemm,
     GroupedGemm,
     Link,
     PrefillAttention,
-    experts_hit,
 )
 from sbs_opt.models.cost.model import Attention, LatentAttention
 from tests.models.cost.cases import H800, QWEN, V3

@@ -49,7 +49,7 @@ def _own_by_the_laws(pairs: float, new: float, context: float, parts: int, stret
 def _by_the_laws(work: Work, imbalance: float, overlap: bool) -> float:
     """The pass from the laws in plain Python; 4 units fit one node, 64 experts on each."""
     law, link = H800.prefill_pass, H800.alltoall_normal
-    parts, stretch, factor = (2, 132 / (132 - 24), law.overlap_factor) if overlap else (1, 1.0, 1.0)
+    parts, stretch = (2, 1 + law.sm_bound_share * (132 / 108 - 1)) if overlap else (1, 1.0)
     units = zip(*(part.tolist() for part in work), strict=True)
     own = max(_own_by_the_laws(a, c, q, parts, stretch) for a, c, q in units)
     mean = float(work[1].sum()) / 4
@@ -61,7 +61,7 @@ def _by_the_laws(work: Work, imbalance: float, overlap: bool) -> float:
     busiest = max(*work[1].tolist(), imbalance * mean)
     alltoall = 58 * busiest * RANKS_OF_FOUR * (7392 / link.dispatch.nvlink_gbps + 14336 / link.combine.nvlink_gbps)
     alltoall += 58 * parts * (link.dispatch.launch_ns + link.combine.launch_ns)
-    both = factor * max(compute, alltoall) if overlap else compute + alltoall
+    both = max(compute, alltoall) if overlap else compute + alltoall
     return float(both + 61 * parts * law.layer_ns)
 
 

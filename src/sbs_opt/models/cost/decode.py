@@ -91,8 +91,9 @@ class DecodeCost:
         self._dispatch_launch_ns, self._combine_launch_ns = (
             moe_layers * self._parts * way.launch_ns for way in (dispatch, combine)
         )
-        self._guard = RangeGuard(hardware)
-        self._most_sequences = self._guard.most("decode_attention", "sequences")
+        self.guard = RangeGuard(hardware)
+        self.guard.check("alltoall_low_latency", "ranks", units)
+        self._most_sequences = self.guard.most("decode_attention", "sequences")
         self._floor_ns = layers * self._parts * hardware.decode_step.layer_ns
         self.batch_ns = self._marginal_sequence_ns()
         # A step is timed tens of thousands of times in a simulation, and units run few distinct numbers of sequences.
@@ -111,7 +112,7 @@ class DecodeCost:
         own = self._own(kv_tokens, sequences)
         most = int(sequences.max())
         if most > self._most_sequences:
-            self._guard.check("decode_attention", "sequences", most)
+            self.guard.check("decode_attention", "sequences", most)
         return round(self._whole(float(own.max()), int(sequences.sum()), most))
 
     def unit_ns(self, kv_tokens: IntArray, sequences: IntArray) -> IntArray:
@@ -146,7 +147,7 @@ class DecodeCost:
     def layer_times(self, kv_tokens: IntArray, sequences: IntArray) -> LayerTimes:
         """Return one mixture layer of a step by part; arguments as `step_ns`."""
         one = DecodeCost(
-            self.hardware,
+            replace(self.hardware, evidence=()),  # what lies beyond it has been said
             replace(self.model, layers=1, dense_layers=0),
             units=self.units,
             overlap=self.overlap,

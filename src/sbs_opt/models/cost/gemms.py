@@ -85,9 +85,14 @@ class ExpertStack:
     def ns(self, rows: float) -> float:
         """Return the time for so many rows on the rank, all micro-batches together."""
         rows /= self.parts
-        hit = -self.experts * expm1(-rows / self.experts)
+        hit = experts_hit(rows, self.experts)
         padded = rows + self.padding_rows * hit
         total = self.fixed_ns
         for weight, row in self.shapes:
             total += cbrt((hit * weight) ** 3 + (padded * row) ** 3)
         return total
+
+
+def experts_hit(rows: float, experts: float) -> float:
+    """Return how many of `experts` equally likely ones get at least one of `rows` rows, in the mean."""
+    return -experts * expm1(-rows / experts)

@@ -13,6 +13,8 @@ from sbs_opt.models.cost.ranges import RangeGuard
 from sbs_opt.models.cost.routing import counted_copies, published_spread
 from sbs_opt.models.errors import InputError
 
+_TIMED_ALONE = 512
+
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
@@ -48,8 +50,8 @@ def attention_time(
 ) -> KernelTime:
     """Return the attention of `batch` chunks of new tokens over cached ones, one layer, without projections.
 
-    A prefix makes two calls where the profile's measurements call from the host: the rectangle and the triangle. A
-    whole prompt was timed in a CUDA graph, without the host.
+    Calls from the host are those of the measurements that a profile was fitted on: two over a prefix (its rectangle and
+    the triangle), one for a prompt alone from 512 tokens on; shorter ones and batches were timed in CUDA graphs.
     """
     _positive(new_tokens=new_tokens, batch=batch)
     if cached_tokens < 0:
@@ -59,7 +61,8 @@ def attention_time(
     guard.check("prefill_attention", "context_tokens", new_tokens + cached_tokens)
     pairs = new_tokens * cached_tokens + new_tokens * (new_tokens + 1) // 2
     time = float(hardware.prefill_attention.ns(shape, float(new_tokens), float(cached_tokens), float(batch)))
-    return KernelTime(time, 2.0 * hardware.host.call_ns if cached_tokens else 0.0, batch * pairs * shape.pair_flops)
+    calls = 2.0 if cached_tokens else 1.0 if batch == 1 and new_tokens >= _TIMED_ALONE else 0.0
+    return KernelTime(time, calls * hardware.host.call_ns, batch * pairs * shape.pair_flops)
 
 
 def gemm_time(hardware: HardwareProfile, *, m: int, k: int, n: int, groups: int = 1) -> KernelTime:

@@ -142,11 +142,6 @@ class GroupedGemm:
         return rounded_max(2.0 * k * n / (1e3 * self.tflops), (k + 2.0 * n) / self.activation_gbps)
 
 
-def experts_hit(rows: Number, experts: Number) -> FloatArray:
-    """Return how many of `experts` equally likely ones get at least one of `rows` rows, in the mean."""
-    return np.asarray(-np.expm1(-np.asarray(rows) / experts) * experts)
-
-
 @dataclass(frozen=True, slots=True)
 class Link:
     """One direction of an all-to-all: launch + bytes over the slower of the two networks.

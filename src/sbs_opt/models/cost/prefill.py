@@ -59,9 +59,8 @@ class PrefillCost:
         self.alltoall_price = 0 if overlap else 1
         self.hardware, self.model, self._imbalance = hardware, model, expert_imbalance
         self._parts = 2 if overlap else 1
-        # Tensor-core kernels lose the multiprocessors that communication borrows; memory-bound ones do not.
-        self._stretch = hardware.device.sms / (hardware.device.sms - law.communication_sms) if overlap else 1.0
-        self._factor = law.overlap_factor if overlap else 1.0
+        # Attention and GEMMs lose the multiprocessors that communication borrows; elementwise kernels do not mind.
+        self._stretch = law.stretch(hardware.device.sms) if overlap else 1.0
 
         shape = model.attention
         new_gemms = [(s, model.layers) for s in shape.projections(model.hidden)]
@@ -70,9 +69,10 @@ class PrefillCost:
         context_gemms = [(s, model.layers) for s in shape.context_projections]
         self._gemms = GemmStack.of(hardware.gemm, new_gemms + context_gemms, self._parts, self._stretch)
         self._context_gemms = len(context_gemms)  # the last ones: they run on context tokens
-        self._guard = RangeGuard(hardware)
-        self._most_new = self._parts * self._guard.most("gemm", "m")
-        self._most_context = self._guard.most("prefill_attention", "context_tokens")
+        self.guard = RangeGuard(hardware)
+        self.guard.check("alltoall_normal", "ranks", units)
+        self._most_new = self._parts * self.guard.most("gemm", "m")
+        self._most_context = self.guard.most("prefill_attention", "context_tokens")
 
         core_times = model.layers * self._stretch
         new_bytes, context_bytes = model.elementwise_bytes
@@ -123,13 +123,13 @@ class PrefillCost:
         own = self._own(pairs, new_tokens, context_tokens)
         most = int(new_tokens.max())
         if most > self._most_new:
-            self._guard.check("gemm", "m", most / self._parts)
+            self.guard.check("gemm", "m", most / self._parts)
         return round(self._whole(float(own.max()), int(new_tokens.sum()), most))
 
     def unit_ns(self, pairs: IntArray, new_tokens: IntArray, context_tokens: IntArray) -> IntArray:
         """Return int64[m], each unit's own attention, dense GEMM and elementwise time; arguments as `pass_ns`."""
         own = self._own(pairs, new_tokens, context_tokens)
-        return np.rint(self._factor * own).astype(np.int64)
+        return np.rint(own).astype(np.int64)
 
     def request_ns(self, new_tokens: npt.ArrayLike, cached_tokens: npt.ArrayLike) -> tuple[IntArray, IntArray]:
         """Return the additive surrogate of requests, each cut into its own chunks of `chunk_tokens`.
@@ -151,12 +151,12 @@ class PrefillCost:
         # Whatever the cut, a chunk's pairs and context are affine in what was cached before the request.
         pairs, context = request_work(new, np.zeros_like(new), self.chunk_tokens)
         chunks = -(-new // self.chunk_tokens)
-        start = self._factor * (self._pair_ns * pairs + self._per_new_ns * new + self._per_context_ns * context)
-        slope = self._factor * (self._pair_ns * new + self._per_context_ns * chunks)
+        start = self._pair_ns * pairs + self._per_new_ns * new + self._per_context_ns * context
+        slope = self._pair_ns * new + self._per_context_ns * chunks
         compute = _affine(start, slope, cached)
         alltoall = np.rint((self._dispatch_ns + self._combine_ns) * new).astype(np.int64)
         if new.size and cached.size and int(new.max()) + int(cached.max()) > self._most_context:
-            self._guard.check("prefill_attention", "context_tokens", float((new + cached).max()))
+            self.guard.check("prefill_attention", "context_tokens", float((new + cached).max()))
         return compute, np.broadcast_to(alltoall, compute.shape)
 
     def budget(self, pairs: IntArray, new_tokens: IntArray, context_tokens: IntArray) -> Budget:
@@ -184,7 +184,7 @@ class PrefillCost:
     def layer_times(self, pairs: IntArray, new_tokens: IntArray, context_tokens: IntArray) -> LayerTimes:
         """Return one mixture layer of a pass by part; arguments as `pass_ns`, the busiest unit's kernels are shown."""
         one = PrefillCost(
-            self.hardware,
+            replace(self.hardware, evidence=()),  # what lies beyond it has been said
             replace(self.model, layers=1, dense_layers=0),
             units=self.units,
             chunk_tokens=self.chunk_tokens,
@@ -221,7 +221,7 @@ class PrefillCost:
         compute += (self._row_ns + self._waiting_ns) * mean * self._imbalance
         alltoall = (self._dispatch_ns + self._combine_ns) * busiest + self._dispatch_launch_ns + self._combine_launch_ns
         if self.overlap:
-            return self._factor * max(compute, alltoall) + self._floor_ns
+            return max(compute, alltoall) + self._floor_ns
         return compute + alltoall + self._floor_ns
 
 

@@ -32,15 +32,19 @@ class PrefillPass:
         Rate of elementwise kernels over HBM.
     communication_sms
         Streaming multiprocessors lent to communication while micro-batches overlap.
-    overlap_factor
-        Overlapped time over the longer of compute and communication.
+    sm_bound_share
+        Share of the time of attention and GEMMs that grows as multiprocessors are lent; the rest waits for memory.
     """
 
     layer_ns: float
     waiting_token_ns: float
     stream_gbps: float
     communication_sms: int
-    overlap_factor: float
+    sm_bound_share: float
+
+    def stretch(self, sms: int) -> float:
+        """Return how much longer attention and GEMMs take while micro-batches overlap, on a GPU of `sms`."""
+        return 1.0 + self.sm_bound_share * (sms / (sms - self.communication_sms) - 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +132,5 @@ class Source:
     date: str
     data: tuple[tuple[str, str], ...] = ()
     """(file, sha256) of the measurements it was fitted on."""
+    extrapolated: str = ""
+    """Why its figures are not those of anything measured; empty where they are."""

@@ -45,12 +45,13 @@ def load_model(name: str) -> ModelProfile:
 def load_source(kind: str, name: str) -> Source:
     """Return what the `kind` ("hardware" or "model") profile says about its origin."""
     table = _parse(kind, name)
-    return Source(table["name"], table["about"], table["date"], tuple(sorted(table.get("data", {}).items())))
+    data = tuple(sorted(table.get("data", {}).items()))
+    return Source(table["name"], table["about"], table["date"], data, str(table.get("extrapolated", "")))
 
 
 _SUFFIX = {"hardware": ".hardware.toml", "model": ".model.toml"}
 _MAY_BE_ZERO = ("_ns", "_ns_per_k", "_ns_per_kb", "dense_layers", "dense_width", "shared_experts", "communication_sms")
-_HEAD = ("name", "about", "date", "data", "evidence")
+_HEAD = ("name", "about", "date", "data", "evidence", "extrapolated")
 _KIND_OF_ATTENTION = {"latent": LatentAttention, "grouped": GroupedAttention}
 
 

@@ -19,6 +19,9 @@ _MOST_PASSES = 1000
 _PATTERN = 64
 """Passes after which a pattern that does not repeat is cut, once a prompt is through."""
 
+_MOST_PRODUCT = 1 << 56
+"""Tokens × context of a unit; a tenth of a second of arithmetic per layer is 2³⁰ of them."""
+
 Times = TypeVar("Times", LayerTimes, Budget)
 
 
@@ -73,6 +76,8 @@ def predict_pass(cost: PrefillCost, *, prompt_tokens: int, tokens_per_unit: int,
     if prompt_tokens > _MOST_PASSES * tokens_per_unit:
         needed = -(-prompt_tokens // tokens_per_unit)
         raise InputError(f"tokens_per_unit = {tokens_per_unit}: a prompt takes {needed:,} passes; give more tokens")
+    _bounded("prompt_tokens, cached_tokens or tokens_per_unit", tokens_per_unit, prompt_tokens + cached_tokens)
+    cost.guard.check("prefill_attention", "context_tokens", prompt_tokens + cached_tokens)
     works = _stream(prompt_tokens, tokens_per_unit, cached_tokens)
     ran = [tuple(np.full(cost.units, part, np.int64) for part in work) for work in works]
     seconds = sum(cost.pass_ns(*arrays) for arrays in ran) / len(ran) / 1e9
@@ -83,6 +88,12 @@ def predict_pass(cost: PrefillCost, *, prompt_tokens: int, tokens_per_unit: int,
         _mean(LayerTimes, [cost.layer_times(*arrays) for arrays in ran]),
         _mean(Budget, [cost.budget(*arrays) for arrays in ran]),
     )
+
+
+def _bounded(names: str, a: int, b: int) -> None:
+    """Refuse what sums of 64 bits could not hold."""
+    if a * b >= _MOST_PRODUCT:
+        raise InputError(f"{names}: {a:,} × {b:,} is more than the cost model counts; give fewer")
 
 
 def _stream(prompt: int, tokens: int, cached: int) -> list[tuple[int, int, int]]:
@@ -117,6 +128,8 @@ def predict_step(cost: DecodeCost, *, sequences: int, kv_tokens: int, acceptance
         raise InputError(f"sequences = {sequences}, kv_tokens = {kv_tokens}: must not be negative")
     if not 0.0 <= acceptance <= 1.0:
         raise InputError(f"acceptance = {acceptance}: is a share, from 0 to 1")
+    _bounded("sequences or kv_tokens", sequences, kv_tokens)
+    cost.guard.check("decode_attention", "kv_tokens", kv_tokens)
     if sequences > cost.dispatch_cap:
         warnings.warn(
             f"sequences = {sequences} is extrapolated: the low-latency all-to-all takes {cost.dispatch_cap} per unit",
