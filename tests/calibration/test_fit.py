@@ -20,8 +20,9 @@ from sbs_opt.calibration.anchors import (
     predict_prefill,
 )
 from sbs_opt.calibration.attention_fit import fit_attention, fit_decode_attention
-from sbs_opt.calibration.fit import FIT, HARDWARE, Fitted, main, profile_toml
+from sbs_opt.calibration.fit import FIT, HARDWARE, main, profile_toml
 from sbs_opt.calibration.gemm_fit import START, fit_gemm, fit_grouped_gemm, fit_reads
+from sbs_opt.calibration.law_fit import FittedProfile
 from sbs_opt.calibration.records import (
     AttentionRows,
     BandwidthRows,
@@ -59,13 +60,13 @@ def rows_of(folder: Path, name: str, kind: type[Kind]) -> Kind:
 
 
 @pytest.fixture(scope="module")
-def refitted(calibration_dir: Path) -> dict[str, Fitted]:
+def refitted(calibration_dir: Path) -> dict[str, FittedProfile]:
     """Every profile, fitted anew."""
     return {name: FIT[name](calibration_dir, V3) for name in HARDWARE}
 
 
 @pytest.mark.parametrize("hardware", HARDWARE)
-def test_refit_reproduces_the_committed_profile(refitted: dict[str, Fitted], hardware: str) -> None:
+def test_refit_reproduces_the_committed_profile(refitted: dict[str, FittedProfile], hardware: str) -> None:
     committed = constants_of(load_hardware(hardware))
     fresh = constants_of(refitted[hardware].profile)
     assert committed.keys() == fresh.keys()
@@ -74,7 +75,7 @@ def test_refit_reproduces_the_committed_profile(refitted: dict[str, Fitted], har
 
 
 @pytest.mark.parametrize("hardware", HARDWARE)
-def test_refit_reproduces_the_committed_evidence(refitted: dict[str, Fitted], hardware: str) -> None:
+def test_refit_reproduces_the_committed_evidence(refitted: dict[str, FittedProfile], hardware: str) -> None:
     committed, fresh = dict(load_hardware(hardware).evidence), dict(refitted[hardware].profile.evidence)
     assert committed.keys() == fresh.keys()
     assert bool(committed) == (hardware != "h20"), "nothing of H20 was measured"
@@ -91,7 +92,7 @@ def test_profile_quotes_the_tables_it_was_fitted_on(calibration_dir: Path, hardw
 
 
 @pytest.mark.parametrize("hardware", HARDWARE)
-def test_every_constant_has_a_source_of_its_own_kind(refitted: dict[str, Fitted], hardware: str) -> None:
+def test_every_constant_has_a_source_of_its_own_kind(refitted: dict[str, FittedProfile], hardware: str) -> None:
     """What was not measured on the GPU says from where it was taken."""
     sections = {path.split(".")[0] for path in constants_of(refitted[hardware].profile)}
     assert sections == {path.split(".")[0] for path in refitted[hardware].origin}
@@ -127,7 +128,7 @@ def quality_of(qualities: Sequence[Quality], parts: Sequence[str]) -> Quality:
 
 @pytest.mark.parametrize(("parts", "limit"), MUST_SHOW)
 def test_errors_are_within_what_must_be_shown(
-    refitted: dict[str, Fitted], parts: tuple[str, ...], limit: float
+    refitted: dict[str, FittedProfile], parts: tuple[str, ...], limit: float
 ) -> None:
     """In sample, and of rows that the fit did not see."""
     found = quality_of(refitted["h200"].quality, parts)
@@ -137,7 +138,7 @@ def test_errors_are_within_what_must_be_shown(
     assert abs(found.bias) < 0.04
 
 
-def test_h200_shows_the_errors_of_h800_too(refitted: dict[str, Fitted]) -> None:
+def test_h200_shows_the_errors_of_h800_too(refitted: dict[str, FittedProfile]) -> None:
     first, second = refitted["h800"].quality, refitted["h200"].quality
     assert [row.table for row in first] == [row.table for row in second[: len(first)]]
     by_name = {row.table: row.mean_abs for row in second}

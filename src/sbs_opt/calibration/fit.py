@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,9 +18,8 @@ from sbs_opt.calibration import tables
 from sbs_opt.calibration.alltoall_fit import fit_low_latency, fit_normal
 from sbs_opt.calibration.anchors import fit_decode_step, fit_prefill_pass
 from sbs_opt.calibration.attention_fit import fit_attention, fit_decode_attention
-from sbs_opt.calibration.fit_points import FitPoints
 from sbs_opt.calibration.gemm_fit import fit_gemm, fit_grouped_gemm, fit_reads, is_of_a_model
-from sbs_opt.calibration.law_fit import LawFit
+from sbs_opt.calibration.law_fit import FittedProfile, LawFit
 from sbs_opt.calibration.profile_text import to_toml
 from sbs_opt.calibration.records import (
     AttentionRows,
@@ -84,16 +83,6 @@ _ORIGIN_H800 = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fitted:
-    """A profile, where its constants come from, how well they fit, and the points to draw."""
-
-    profile: HardwareProfile
-    origin: dict[str, str]
-    quality: tuple[Quality, ...]
-    points: tuple[FitPoints, ...]
-
-
 Kind = TypeVar("Kind")
 EvidenceBySection = tuple[tuple[str, Evidence], ...]
 
@@ -105,7 +94,7 @@ def _rows(folder: Path, name: str, kind: type[Kind]) -> Kind:
     return found[0]
 
 
-def fit_h800(folder: Path, model: ModelProfile) -> Fitted:
+def fit_h800(folder: Path, model: ModelProfile) -> FittedProfile:
     """Fit every constant of the H800 profile."""
     gemm, _ = fit_gemm([is_of_a_model(_rows(folder, tables.GEMM, GemmRows)), _rows(folder, tables.DEEPGEMM, GemmRows)])
     grouped = fit_grouped_gemm(
@@ -136,7 +125,7 @@ def fit_h800(folder: Path, model: ModelProfile) -> Fitted:
     )
     prefill_pass, prefill_quality = fit_prefill_pass(kernels, model)
     decode_step, step_quality = fit_decode_step(kernels, model)
-    return Fitted(
+    return FittedProfile(
         replace(kernels, prefill_pass=prefill_pass, decode_step=decode_step),
         dict(_ORIGIN_H800),
         (*(quality for law in laws for quality in law.qualities), prefill_quality, step_quality),
@@ -144,7 +133,7 @@ def fit_h800(folder: Path, model: ModelProfile) -> Fitted:
     )
 
 
-def fit_h100(folder: Path, model: ModelProfile) -> Fitted:
+def fit_h100(folder: Path, model: ModelProfile) -> FittedProfile:
     """Derive the H100 profile: same multiprocessors, clocks and HBM as H800, faster NVLink."""
     base = fit_h800(folder, model)
     origin = dict(base.origin) | {"device": "NVIDIA H100 SXM specification"}
@@ -152,7 +141,7 @@ def fit_h100(folder: Path, model: ModelProfile) -> Fitted:
     return replace(base, profile=_links(base.profile, nvlink=_NVLINK), origin=origin)
 
 
-def fit_h200(folder: Path, model: ModelProfile) -> Fitted:
+def fit_h200(folder: Path, model: ModelProfile) -> FittedProfile:
     """Fit attention, GEMM and reads on the probe; experts get the HBM ratio, the all-to-all and the rest are H100's."""
     base = fit_h100(folder, model)
     hopper = base.profile
@@ -183,7 +172,7 @@ def fit_h200(folder: Path, model: ModelProfile) -> Fitted:
         "grouped_gemm.weight_gbps": "H800 fit × 4800/3350, the ratio of the HBM specifications",
         "prefill_pass.stream_gbps": f"fit: {tables.PROBE}, reads of HBM",
     }
-    return Fitted(
+    return FittedProfile(
         profile,
         origin,
         (*base.quality, *gemm.qualities, *reads.qualities),  # the probe's attention is there as the form of H800's
@@ -191,7 +180,7 @@ def fit_h200(folder: Path, model: ModelProfile) -> Fitted:
     )
 
 
-def fit_h20(folder: Path, model: ModelProfile) -> Fitted:
+def fit_h20(folder: Path, model: ModelProfile) -> FittedProfile:
     """Extrapolate the H20 profile from H800: arithmetic, HBM, NVLink and network by their specifications."""
     base = fit_h800(folder, model)
     hopper = base.profile
@@ -258,12 +247,12 @@ def _scaled_links(constant: str, source: str) -> dict[str, str]:
     return {f"{mode}.{way}.{constant}": source for mode in modes for way in ways}
 
 
-FIT: dict[str, Callable[[Path, ModelProfile], Fitted]] = {
+FIT: dict[str, Callable[[Path, ModelProfile], FittedProfile]] = {
     "h100": fit_h100, "h20": fit_h20, "h200": fit_h200, "h800": fit_h800,
 }  # fmt: skip
 
 
-def fit_hardware(folder: Path, hardware: str) -> Fitted:
+def fit_hardware(folder: Path, hardware: str) -> FittedProfile:
     """Fit a profile.
 
     Raises
@@ -276,7 +265,7 @@ def fit_hardware(folder: Path, hardware: str) -> Fitted:
     return FIT[hardware](folder, load_model("deepseek-v3"))
 
 
-def profile_toml(folder: Path, hardware: str, date: str) -> tuple[str, Fitted]:
+def profile_toml(folder: Path, hardware: str, date: str) -> tuple[str, FittedProfile]:
     """Return the text of a fitted profile, and the fit; errors as `fit_hardware`."""
     fitted = fit_hardware(folder, hardware)
     data = tuple((name, tables.checksum(folder, name)) for name in tables.ALL)

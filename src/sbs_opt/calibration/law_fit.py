@@ -1,4 +1,4 @@
-"""What a fit of one law returns: the law, how well it fits, where it was measured, and the points to draw."""
+"""What a fit returns, of one law and of a whole profile: constants, how well they fit, and the points to draw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sbs_opt.calibration.fit_points import FitPoints
 from sbs_opt.calibration.robust import Fit, Quality
 from sbs_opt.calibration.tables import FloatArray
 from sbs_opt.models.checks import BoolArray
-from sbs_opt.models.cost.profile import Evidence
+from sbs_opt.models.cost.profile import Evidence, HardwareProfile
 
 Law_co = TypeVar("Law_co", covariant=True)
 
@@ -37,6 +37,16 @@ class LawFit(Generic[Law_co]):
     section: str
     qualities: tuple[Quality, ...]
     evidence: Evidence
+    points: tuple[FitPoints, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedProfile:
+    """A profile, where its constants come from by dotted path, how well they fit, and the points to draw."""
+
+    profile: HardwareProfile
+    origin: dict[str, str]
+    quality: tuple[Quality, ...]
     points: tuple[FitPoints, ...]
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from sbs_opt.calibration.alltoall_fit import fit_low_latency, fit_normal
 from sbs_opt.calibration.attention_fit import fit_attention, fit_decode_attention
-from sbs_opt.calibration.fit_points import FitPoints
 from sbs_opt.calibration.gemm_fit import fit_gemm, fit_grouped_gemm, fit_reads, is_of_a_model
-from sbs_opt.calibration.law_fit import LawFit
+from sbs_opt.calibration.law_fit import FittedProfile, LawFit
 from sbs_opt.calibration.records import (
     AttentionRows,
     BandwidthRows,
@@ -21,7 +20,6 @@ from sbs_opt.calibration.records import (
     ReadRows,
     Records,
 )
-from sbs_opt.calibration.robust import Quality
 from sbs_opt.models.cost.model import ModelProfile
 from sbs_opt.models.cost.profile import HardwareProfile, Host
 from sbs_opt.models.errors import InputError
@@ -29,17 +27,7 @@ from sbs_opt.models.errors import InputError
 Kind = TypeVar("Kind")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OwnFit:
-    """A profile, the source of each constant by dotted path, and how well its laws fit."""
-
-    profile: HardwareProfile
-    origin: dict[str, str]
-    quality: tuple[Quality, ...]
-    points: tuple[FitPoints, ...]
-
-
-def fit_own(records: Sequence[Records], base: HardwareProfile, base_name: str, model: ModelProfile) -> OwnFit:
+def fit_own(records: Sequence[Records], base: HardwareProfile, base_name: str, model: ModelProfile) -> FittedProfile:
     """Fit the laws that measurements speak of.
 
     Routed experts that were not measured are scaled from `base` as dense GEMMs are, decode attention as prefill
@@ -95,7 +83,7 @@ def fit_own(records: Sequence[Records], base: HardwareProfile, base_name: str, m
     _scale_what_is_missing(base, base_name, changes, origin)
     evidence = {name: found for name, found in base.evidence if name not in changes}
     evidence |= {law.section: law.evidence for law in laws if law.section in changes}
-    return OwnFit(
+    return FittedProfile(
         replace(base, **changes, evidence=tuple(evidence.items())),
         origin,
         tuple(quality for law in laws for quality in law.qualities),

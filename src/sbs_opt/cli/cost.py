@@ -148,11 +148,7 @@ def _prefill(given: argparse.Namespace) -> Row:
     room = kv_tokens_of(hardware, model, units=phase.units, tokens=given.tokens_per_unit, absorbed=False)
     _tell_room(phase, room, min(given.prompt, given.tokens_per_unit) + given.cached)
     return {
-        "deployment": given.deployment,
-        "hardware": phase.hardware,
-        "model": phase.model,
-        "extrapolated": _extrapolated(phase),
-        "units": phase.units,
+        **_instance(given, phase),
         "prompt": given.prompt,
         "cached": given.cached,
         "tokens_per_unit": given.tokens_per_unit,
@@ -183,11 +179,7 @@ def _decode(given: argparse.Namespace) -> Row:
     room = kv_tokens_of(hardware, model, units=phase.units, tokens=given.batch, absorbed=True)
     _tell_room(phase, room, given.batch * given.kv)
     return {
-        "deployment": given.deployment,
-        "hardware": phase.hardware,
-        "model": phase.model,
-        "extrapolated": _extrapolated(phase),
-        "units": phase.units,
+        **_instance(given, phase),
         "batch": given.batch,
         "kv": given.kv,
         "overlap": given.overlap,
@@ -207,12 +199,18 @@ def _asked(given: argparse.Namespace, phase: str) -> Phase:
     return found if given.profile is None else replace(found, hardware=given.profile)
 
 
-def _extrapolated(phase: Phase) -> list[str]:
-    """Return what of the profiles was not measured, in words."""
+def _instance(given: argparse.Namespace, phase: Phase) -> Row:
+    """Return the fields that say what is predicted, and what of its profiles was not measured."""
     from sbs_opt.models.cost import load_source
 
     sources = (load_source("hardware", phase.hardware), load_source("model", phase.model))
-    return [f"{source.name}: {source.extrapolated}" for source in sources if source.extrapolated]
+    return {
+        "deployment": given.deployment,
+        "hardware": phase.hardware,
+        "model": phase.model,
+        "extrapolated": [f"{source.name}: {source.extrapolated}" for source in sources if source.extrapolated],
+        "units": phase.units,
+    }
 
 
 def _tell_room(phase: Phase, room: int | None, needed: int) -> None:

@@ -63,6 +63,8 @@ def _budget(row: Mapping[str, Any]) -> Table:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or "nothing"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
     return count(value) if isinstance(value, int) else significant(value)
