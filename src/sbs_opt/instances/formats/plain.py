@@ -31,6 +31,9 @@ _NUMBERS = (*_TIMES, *_LENGTHS, "block_tokens")
 _ID = re.compile(r"-?\d{1,40}", re.ASCII)  # hashes may be unsigned 64-bit or wider
 _KNOWN = (*_TIMES, *_LENGTHS, *_OPTIONAL)
 
+CAPTURED = ("placement", "first_token_s", "end_s", "outcome")
+"""What a capture of live traffic also tells of a request, in JSON lines: not of its arrival, so no reader needs it."""
+
 
 class _Rows:
     """Checks and collects the rows of either format."""
@@ -128,7 +131,7 @@ def _read_jsonl(text: TraceText) -> Columns:
             collected.columns.notes += _header_notes(record, fail)
             continue
         time = time or _one_time(record, fail)
-        _refuse_unknown(record, fail)
+        _refuse_unknown((name for name in record if name not in CAPTURED), fail)
         refuse_quoted(record, _NUMBERS, fail)
         if _one_time(record, fail) != time:
             raise fail(time, "is missing, earlier rows have it; use one unit of time throughout")
