@@ -145,7 +145,7 @@ def test_small_fleet_has_decode(fleet: Path) -> None:
 def test_page_on_the_command_line_knows_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
     kinds = [f"cost {kind}" for kind in ("prefill", "decode", "attention", "gemm", "alltoall")]
-    for command in ("compare", "windows", "solve", "list", "calibrate", *kinds):
+    for command in ("compare", "windows", "solve", "list", "calibrate", "serve", *kinds):
         with pytest.raises(SystemExit) as left:
             main([*command.split(), "--help"])
         assert left.value.code == 0

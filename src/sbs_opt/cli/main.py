@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from sbs_opt._version import __version__
-from sbs_opt.cli import bench, calibrate, compare, cost, list, solve, windows  # noqa: A004  # the command is called list
+from sbs_opt.cli import bench, calibrate, compare, cost, list, serve, solve, windows  # noqa: A004  # the command is called list
 from sbs_opt.cli.arguments import Parser
 from sbs_opt.cli.standard_output import drop_output, to_standard_output
 from sbs_opt.models.errors import InputError, InternalError, PlacementError, UnsupportedError
@@ -69,7 +69,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
-    for command in (compare, windows, solve, bench, cost, calibrate, list):
+    for command in (compare, windows, solve, bench, cost, calibrate, serve, list):
         command.add_to(commands)
     return parser
 

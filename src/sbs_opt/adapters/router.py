@@ -1,0 +1,323 @@
+"""The scheduler inside a router's own event loop: ask for a placement, tell what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sbs_opt.adapters.asyncio_driver import AsyncioDriver, Clock, MonotonicClock
+from sbs_opt.adapters.pass_tracker import PassTracker
+from sbs_opt.models.checks import IntArray
+from sbs_opt.models.cost import CostModel
+from sbs_opt.models.deployment import Deployment
+from sbs_opt.models.errors import InputError
+from sbs_opt.models.requests import NO_DEADLINE
+from sbs_opt.scheduler.commands import Command, Dispatch, Reject
+from sbs_opt.scheduler.config import SchedulerConfig
+from sbs_opt.scheduler.events import (
+    DispatchFailed,
+    FirstTokens,
+    InstanceAdded,
+    InstanceLost,
+    PassEnded,
+    RequestBatch,
+    RequestsArrived,
+    RequestsCancelled,
+)
+from sbs_opt.scheduler.policies import build_scheduler
+
+_NOTHING = np.zeros(0, np.int64)
+
+
+class RejectedError(Exception):
+    """The scheduler refuses a request.
+
+    Parameters
+    ----------
+    reason
+        As in `Reject`: too_large, deadline, overload or shutdown.
+    retry_after_s
+        When a retry may help; None where it is pointless.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float | None) -> None:
+        super().__init__(f"rejected: {reason}")
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a request goes.
+
+    Parameters
+    ----------
+    id
+        To be named in everything that is told of the request.
+    instance, unit
+        Index of the prefill instance, and the data-parallel unit within it.
+    window_id
+        The decision that placed it.
+    held_ns
+        Time from asking to the decision.
+    """
+
+    id: int
+    instance: int
+    unit: int
+    window_id: int
+    held_ns: int
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request in flight: the answer that somebody waits for, and where it was sent last."""
+
+    answer: asyncio.Future[Placed]
+    asked_ns: int
+    prompt_tokens: int
+    placed: Placed | None = None
+    unread: bool = False
+
+
+class Router:
+    """Places requests on the units of the prefill instances of a deployment.
+
+    Ask with `place`, and tell `first_token`, `finished`, `cancelled` or `failed`; load is booked from the one to the
+    other. The end of passes is heard of by `pass_ended`, or taken from the arrival of first tokens.
+
+    Parameters
+    ----------
+    deployment, cost_model, config
+        As of a scheduler; the prefill instances are placed on.
+    clock
+        The machine's monotonic clock unless given.
+    infer_passes
+        Take the arrival of first tokens as the end of a pass; False where engines report passes.
+
+    Notes
+    -----
+    Everything is called from one event loop. The scheduler runs while `run` does.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        cost_model: CostModel,
+        config: SchedulerConfig,
+        *,
+        clock: Clock | None = None,
+        infer_passes: bool = True,
+    ) -> None:
+        self._clock = clock or MonotonicClock()
+        self._scheduler = build_scheduler("prefill", deployment, cost_model, config)
+        self._driver = AsyncioDriver(self._scheduler, self._carry_out, self._clock)
+        self._requests: dict[int, _Request] = {}
+        self._next_id = 0
+        prefill = deployment.of_phase("prefill")
+        self.num_instances, self.num_units = len(prefill), prefill[0].num_units
+        self._tracker = PassTracker(self.num_instances, self.num_units) if infer_passes else None
+        self._flush: asyncio.TimerHandle | None = None
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Drive the scheduler until `stop`."""
+        await self._driver.run()
+
+    def stop(self) -> None:
+        """Let `run` return once everything told so far is handled."""
+        if self._flush is not None:
+            self._flush.cancel()
+            self._end_passes()
+        self._driver.stop()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that nobody has an answer for yet."""
+        return sum(not request.answer.done() for request in self._requests.values())
+
+    @property
+    def in_flight(self) -> int:
+        """Requests asked for and neither finished, cancelled nor rejected."""
+        return len(self._requests)
+
+    @property
+    def booked(self) -> int:
+        """Booked tokens and requests of the scheduler, 0 when nothing is in flight."""
+        return self._scheduler.booked
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    async def place(
+        self,
+        prompt_tokens: int,
+        *,
+        block_ids: IntArray | None = None,
+        priority: int = 0,
+        deadline_s: float | None = None,
+    ) -> Placed:
+        """Return where a request goes, once its turn has come.
+
+        Parameters
+        ----------
+        prompt_tokens
+            Length of the prompt, at least 1.
+        block_ids
+            int64[k], chained ids of its prefix blocks; None without.
+        priority
+            A smaller one is served first.
+        deadline_s
+            Seconds from now after which it is rejected while it waits.
+
+        Raises
+        ------
+        RejectedError
+            Too large, past its deadline, or no instance takes requests.
+        InputError
+            A length below 1.
+
+        Notes
+        -----
+        Cancelling the call withdraws the request.
+        """
+        if prompt_tokens < 1:
+            raise InputError(f"prompt_tokens = {prompt_tokens}: must be at least 1")
+        number, self._next_id = self._next_id, self._next_id + 1
+        now_ns = self._clock.now_ns()
+        request = _Request(asyncio.get_running_loop().create_future(), now_ns, prompt_tokens)
+        self._requests[number] = request
+        blocks = _NOTHING if block_ids is None else block_ids
+        deadline_ns = NO_DEADLINE if deadline_s is None else now_ns + int(deadline_s * 1e9)
+        batch = RequestBatch(
+            id=np.array([number]),
+            prompt_tokens=np.array([prompt_tokens]),
+            block_offset=np.array([0, len(blocks)]) if block_ids is not None else None,
+            block_id=blocks if block_ids is not None else None,
+            priority=np.array([priority]),
+            deadline_ns=np.array([deadline_ns]),
+        )
+        self._driver.feed(RequestsArrived(batch))
+        return await self._answer(number, request)
+
+    async def place_again(self, placed: Placed, reason: str) -> Placed:
+        """Return another place for a request whose dispatch did not get through; errors as `place`."""
+        request = self._requests[placed.id]
+        if request.unread:  # its instance was lost meanwhile, and it has been placed anew
+            request.unread = False
+        else:
+            request.answer = asyncio.get_running_loop().create_future()
+            self._untrack(placed.id)
+            self._driver.feed(DispatchFailed(placed.window_id, np.array([placed.id]), reason))
+        return await self._answer(placed.id, request)
+
+    async def _answer(self, number: int, request: _Request) -> Placed:
+        try:
+            return await asyncio.shield(request.answer)
+        except asyncio.CancelledError:
+            self.cancelled(number)
+            raise
+
+    # -- telling ------------------------------------------------------------------------------------------------
+
+    def first_token(self, number: int, cached_tokens: int | None = None) -> None:
+        """Tell that a request's first token is out: its prompt is done, its load is released."""
+        request = self._requests.pop(number, None)
+        if request is None:
+            return
+        cached = None if cached_tokens is None else np.array([cached_tokens])
+        if self._tracker is None:
+            self._driver.feed(FirstTokens(np.array([number]), cached))
+            return
+        self._tracker.first_token(number, cached_tokens, self._clock.now_ns())
+        if self._flush is None:  # tokens of one pass come within moments of each other: one report for all of them
+            self._flush = asyncio.get_running_loop().call_later(PassTracker.GROUPING_S, self._end_passes)
+
+    def cancelled(self, number: int) -> None:
+        """Tell that a request is over without a first token: its load is released; telling twice does no harm."""
+        if self._requests.pop(number, None) is not None:
+            self._untrack(number)
+            self._driver.feed(RequestsCancelled(np.array([number])))
+
+    def pass_ended(
+        self, instance: int, pass_number: int, duration_ns: int, tokens_run: IntArray, tokens_queued: IntArray
+    ) -> None:
+        """Tell what an engine reports of a pass; see `PassEnded`."""
+        self._driver.feed(PassEnded(instance, pass_number, duration_ns, tokens_run, tokens_queued))
+
+    def instance_lost(self, instance: int) -> None:
+        """Tell that an instance is gone: what it has not answered is placed elsewhere."""
+        if self._tracker is not None:
+            self._tracker.lost(instance)
+        self._driver.feed(InstanceLost(instance))
+
+    def instance_returned(self, instance: int) -> None:
+        """Tell that an instance takes requests again."""
+        self._driver.feed(InstanceAdded(instance))
+
+    # -- commands -----------------------------------------------------------------------------------------------
+
+    def _carry_out(self, command: Command) -> None:
+        if isinstance(command, Dispatch):
+            self._dispatch(command)
+        elif isinstance(command, Reject):
+            retry = None if command.retry_after_ns is None else command.retry_after_ns / 1e9
+            for number in command.ids.tolist():
+                request = self._requests.pop(number, None)
+                if request is not None and not request.answer.done():
+                    request.answer.set_exception(RejectedError(command.reason, retry))
+
+    def _dispatch(self, command: Dispatch) -> None:
+        now_ns = self._clock.now_ns()
+        for number, unit in zip(command.ids.tolist(), command.units.tolist(), strict=True):
+            request = self._requests.get(number)
+            if request is None:  # cancelled in the same round: the scheduler hears of it next
+                continue
+            placed = Placed(number, command.instance, unit, command.window_id, now_ns - request.asked_ns)
+            if request.answer.done():
+                request.answer = asyncio.get_running_loop().create_future()
+                request.unread = True
+            request.placed = placed
+            request.answer.set_result(placed)
+            if self._tracker is not None:
+                self._tracker.sent(number, command.instance, unit, request.prompt_tokens, now_ns)
+
+    def _untrack(self, number: int) -> None:
+        if self._tracker is not None:
+            self._tracker.gone(number)
+
+    def _end_passes(self) -> None:
+        self._flush = None
+        assert self._tracker is not None
+        for event in self._tracker.ended(self._clock.now_ns()):
+            self._driver.feed(event)
+
+
+def place_batch(
+    prompt_tokens: Sequence[int], deployment: Deployment, cost_model: CostModel, config: SchedulerConfig
+) -> list[tuple[int, int]]:
+    """Return (instance, unit) for requests that are placed together on an idle deployment; without an event loop.
+
+    Raises
+    ------
+    InputError
+        A request that the deployment does not take.
+    """
+    scheduler = build_scheduler("prefill", deployment, cost_model, config)
+    ids = np.arange(len(prompt_tokens))
+    commands = list(scheduler.handle(RequestsArrived(RequestBatch(ids, np.array(prompt_tokens, np.int64))), now_ns=0))
+    placed: dict[int, tuple[int, int]] = {}
+    while True:
+        for command in commands:
+            if isinstance(command, Reject):
+                raise InputError(f"request {command.ids.tolist()[0]}: rejected, {command.reason}")
+            if isinstance(command, Dispatch):
+                for number, unit in zip(command.ids.tolist(), command.units.tolist(), strict=True):
+                    placed[number] = command.instance, unit
+        due = scheduler.next_timer_ns()
+        if len(placed) == len(ids) or due is None:
+            return [placed[number] for number in ids.tolist()]
+        commands = list(scheduler.handle_timer(now_ns=due))

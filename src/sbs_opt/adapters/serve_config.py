@@ -1,0 +1,227 @@
+"""What `sbs-opt serve` is told: a frozen form of router.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import MISSING, dataclass, field, fields
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sbs_opt.models.cost import CostModel, load_cost_model
+from sbs_opt.models.deployment import Deployment, Instance, Unit
+from sbs_opt.models.errors import InputError
+from sbs_opt.scheduler.config import SchedulerConfig, config_from_dict
+
+KINDS = ("sglang", "vllm", "openai")
+"""How a request is pinned to a rank: body field, header, not at all."""
+
+_MOST_BODY = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One engine behind the router.
+
+    Parameters
+    ----------
+    name
+        Shown in metrics and errors.
+    url
+        Where its OpenAI-compatible API stands, without a path.
+    kind
+        One of `KINDS`.
+    """
+
+    name: str
+    url: str
+    kind: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"upstream {self.name}: kind = {self.kind!r}: must be one of {', '.join(KINDS)}")
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+            raise InputError(f"upstream {self.name}: url = {self.url!r}: write http://host:port, without a path")
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """What all upstreams are alike in: data-parallel ranks and their budgets, and what their passes cost.
+
+    Parameters
+    ----------
+    ranks
+        Data-parallel units of each upstream.
+    chunk_tokens, kv_tokens, context_tokens
+        New tokens of a rank and pass; KV tokens of a rank; longest prompt.
+    hardware, model
+        Profiles of the cost model.
+    overlap
+        Whether prefill overlaps two micro-batches.
+    """
+
+    ranks: int
+    chunk_tokens: int = 16_384
+    kv_tokens: int = 400_000
+    context_tokens: int = 131_072
+    hardware: str = "h800"
+    model: str = "deepseek-v3"
+    overlap: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server bears.
+
+    Parameters
+    ----------
+    body_bytes
+        Largest body of a request; beyond it is 413.
+    waiting
+        Requests held for a placement at most; beyond it is 429.
+    hold_s
+        A request that is still held after this is answered 503.
+    attempts
+        Placements of a request at most, when upstreams fail before its first token.
+    connect_s
+        For a connection to an upstream.
+    silence_s
+        Silence of an upstream that is taken as its failure.
+    health_s, telemetry_s
+        Between two looks at an upstream's health, and at its load.
+    drain_s
+        For answers that are under way when the server is told to stop.
+    """
+
+    body_bytes: int = 16 * 2**20
+    waiting: int = 10_000
+    hold_s: float = 30.0
+    attempts: int = 3
+    connect_s: float = 2.0
+    silence_s: float = 120.0
+    health_s: float = 2.0
+    telemetry_s: float = 1.0
+    drain_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_BODY:
+                raise InputError(f"limits: {one.name} = {value!r}: must be a number above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """Everything that `sbs-opt serve` can be told.
+
+    Parameters
+    ----------
+    upstreams
+        At least one.
+    engines, limits, scheduler
+        See there.
+    host, port
+        Where it listens; anything but a loopback address needs `token` or `open_to_all`.
+    token
+        Bearer token that clients must show; None asks for none.
+    open_to_all
+        Listen beyond loopback without a token.
+    characters_per_token
+        Where the estimate of prompt lengths starts; it learns from `usage`.
+    tokenizer
+        A local tokenizer.json that counts instead; None without.
+    """
+
+    upstreams: tuple[Upstream, ...]
+    engines: Engines
+    limits: Limits = field(default_factory=Limits)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    host: str = "127.0.0.1"
+    port: int = 8080
+    token: str | None = None
+    open_to_all: bool = False
+    characters_per_token: float = 4.0
+    tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [upstream.name for upstream in self.upstreams]
+        if not names or len(set(names)) != len(names):
+            raise InputError(f"upstreams: names = {names}: give at least one, each with a name of its own")
+        if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 1 << 16:
+            raise InputError(f"port = {self.port!r}: must be a whole number below 65,536")
+        if not (_is_loopback(self.host) or self.token or self.open_to_all):
+            raise InputError(f"host = {self.host!r}: is not loopback; set token, or open_to_all = true")
+
+    @property
+    def deployment(self) -> Deployment:
+        """The upstreams as prefill instances."""
+        of = self.engines
+        unit = Unit(kv_tokens=of.kv_tokens, chunk_tokens=of.chunk_tokens)
+        instances = tuple(Instance(upstream.name, "prefill", of.ranks, unit) for upstream in self.upstreams)
+        return Deployment("serve", instances, of.hardware, of.model, of.context_tokens, of.overlap)
+
+    def cost_model(self) -> CostModel:
+        """Return the cost model of the upstreams."""
+        of = self.engines
+        return load_cost_model(
+            of.hardware, of.model, prefill_units=of.ranks, decode_units=of.ranks, chunk_tokens=of.chunk_tokens,
+            overlap=of.overlap,
+        )  # fmt: skip
+
+
+def load_serve_config(path: str | Path) -> ServeConfig:
+    """Return the configuration in a TOML file.
+
+    Raises
+    ------
+    InputError
+        Unreadable, not TOML, an unknown key (the known ones are listed), a missing one, or a value out of range.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise InputError(f"{path}: is not TOML: {error}") from error
+    try:
+        return _config(table)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _config(table: dict[str, Any]) -> ServeConfig:
+    rest = dict(table)
+    rows = rest.pop("upstreams", [])
+    if not isinstance(rows, list):
+        raise InputError("upstreams: write them as [[upstreams]] tables")
+    parts = {
+        "upstreams": tuple(_table(Upstream, row, "upstreams") for row in rows),
+        "engines": _table(Engines, rest.pop("engines", {}), "engines"),
+        "limits": _table(Limits, rest.pop("limits", {}), "limits"),
+        "scheduler": config_from_dict(rest.pop("scheduler", {})),
+    }
+    config: ServeConfig = _table(ServeConfig, rest | parts, "top level")
+    return config
+
+
+def _table(kind: Any, given: Any, where: str) -> Any:
+    """Fill a dataclass from a table."""
+    if not isinstance(given, dict):
+        raise InputError(f"{where}: expected a table, found {given!r}")
+    known = {one.name: one for one in fields(kind)}
+    for name in given:
+        if name not in known:
+            raise InputError(f"{where}: unknown key {name!r}; known: {', '.join(known)}")
+    for name, one in known.items():
+        if name not in given and one.default is MISSING and one.default_factory is MISSING:
+            raise InputError(f"{where}: needs a {name} = …")
+    return kind(**given)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,177 @@
+"""The router in an event loop: every request is answered once, and nothing stays booked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sbs_opt.adapters.pass_tracker import PassTracker
+from sbs_opt.adapters.router import Placed, RejectedError, Router, place_batch
+from sbs_opt.models.errors import InputError
+from sbs_opt.scheduler.config import SchedulerConfig
+from sbs_opt.scheduler.events import FirstTokens, PassEnded
+from sbs_opt.testing.costs import LinearPrefill, linear_cost_model
+from sbs_opt.testing.fleets import small_deployment
+
+COST = linear_cost_model(LinearPrefill(3_000_000, 100, chunk_tokens=4096))
+FLEET = small_deployment(2, 4, chunk_tokens=4096, context_tokens=8192)
+POLICIES = ("sbs_auto", "sbs", "phase_aware", "round_robin")
+PASS_S = 0.003
+
+
+def run(scenario: Callable[[Router], Awaitable[None]], policy: str = "sbs_auto") -> Router:
+    """Run a scenario against a router; nothing may be in flight or booked when it ends."""
+
+    async def main() -> Router:
+        router = Router(FLEET, COST, SchedulerConfig(policy=policy))
+        running = asyncio.create_task(router.run())
+        async with asyncio.timeout(20):
+            await scenario(router)
+            await asyncio.sleep(2 * PassTracker.GROUPING_S)
+            router.stop()
+            await running
+        return router
+
+    router = asyncio.run(main())
+    assert (router.in_flight, router.waiting, router.booked) == (0, 0, 0)
+    return router
+
+
+async def served(router: Router, tokens: int) -> Placed:
+    placed = await router.place(tokens)
+    await asyncio.sleep(PASS_S)
+    router.first_token(placed.id)
+    return placed
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_request_is_placed_once_and_released(policy: str) -> None:
+    placements: list[Placed] = []
+
+    async def scenario(router: Router) -> None:
+        tasks = []
+        for k in range(120):
+            tasks.append(asyncio.create_task(served(router, 1 + 67 * k % 5000)))
+            await asyncio.sleep(0.0005)
+        placements.extend(await asyncio.gather(*tasks))
+
+    run(scenario, policy)
+    assert sorted(placed.id for placed in placements) == list(range(120))
+    assert len({(placed.instance, placed.unit) for placed in placements}) >= 5
+
+
+def test_requests_that_come_together_are_spread() -> None:
+    async def scenario(router: Router) -> None:
+        placements = await asyncio.gather(*(served(router, 1000) for _ in range(4)))
+        assert len({(placed.instance, placed.unit) for placed in placements}) == 4
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_while_held_or_sent_frees_its_load() -> None:
+    async def scenario(router: Router) -> None:
+        first = await router.place(4096)
+        held = [asyncio.create_task(router.place(4096)) for _ in range(40)]
+        await asyncio.sleep(0.001)
+        for task in held:
+            task.cancel()
+        results = await asyncio.gather(*held, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Placed):  # it was quicker than its client
+                router.cancelled(result.id)
+        router.cancelled(first.id)
+        router.cancelled(first.id)
+
+    run(scenario)
+
+
+def test_a_failed_dispatch_is_placed_again() -> None:
+    async def scenario(router: Router) -> None:
+        placed = await router.place(500)
+        again = await router.place_again(placed, "connection refused")
+        assert again.id == placed.id
+        assert again.window_id > placed.window_id
+        router.first_token(again.id)
+
+    for policy in POLICIES:
+        run(scenario, policy)
+
+
+def test_what_a_lost_instance_had_goes_elsewhere() -> None:
+    async def scenario(router: Router) -> None:
+        placements = await asyncio.gather(*(router.place(800) for _ in range(8)))
+        lost = placements[0].instance
+        router.instance_lost(lost)
+        for placed in placements:
+            if placed.instance == lost:
+                again = await router.place_again(placed, "connection lost")
+                assert again.instance != lost
+            router.first_token(placed.id)
+        await asyncio.sleep(0.01)
+        router.instance_returned(lost)
+        places = [await served(router, 3000) for _ in range(6)]
+        assert lost in {placed.instance for placed in places}
+
+    run(scenario)
+
+
+def test_too_large_and_too_late_are_rejected_with_a_reason() -> None:
+    async def scenario(router: Router) -> None:
+        with pytest.raises(RejectedError) as large:
+            await router.place(9000)
+        assert large.value.reason == "too_large"
+        router.instance_lost(0)
+        router.instance_lost(1)
+        with pytest.raises(RejectedError) as late:
+            await router.place(10, deadline_s=0.01)
+        assert late.value.reason == "deadline"
+        with pytest.raises(InputError, match="at least 1"):
+            await router.place(0)
+
+    run(scenario)
+
+
+def test_first_tokens_of_one_pass_are_reported_together() -> None:
+    tracker = PassTracker(2, 3)
+    for number, (instance, unit, tokens) in enumerate([(0, 0, 10), (0, 2, 20), (1, 1, 30), (0, 0, 40)]):
+        tracker.sent(number, instance, unit, tokens, at_ns=1000 + number)
+    for number in (0, 1, 2):
+        tracker.first_token(number, None, at_ns=5000 + number)
+    first, *passes = tracker.ended(6000)
+    assert isinstance(first, FirstTokens)
+    assert first.ids.tolist() == [0, 1, 2]
+    found = {}
+    for one in passes:
+        assert isinstance(one, PassEnded)
+        found[one.instance] = (one.pass_number, one.tokens_run.tolist(), one.tokens_queued.tolist(), one.duration_ns)
+    assert found == {0: (0, [10, 0, 20], [40, 0, 0], 4002), 1: (0, [0, 30, 0], [0, 0, 0], 4000)}
+    tracker.first_token(3, 8, at_ns=9000)
+    second, last = tracker.ended(9100)
+    assert isinstance(last, PassEnded)
+    assert (last.pass_number, last.duration_ns) == (1, 9000 - 5002)
+    assert isinstance(second, FirstTokens)
+    assert second.cached_tokens is not None
+    assert list(tracker.ended(9200)) == []
+
+
+@given(st.lists(st.integers(1, 8192), min_size=1, max_size=60), st.sampled_from(POLICIES))
+@settings(max_examples=30, deadline=None)
+def test_a_batch_is_placed_without_a_loop(prompts: list[int], policy: str) -> None:
+    places = place_batch(prompts, FLEET, COST, SchedulerConfig(policy=policy))
+    assert len(places) == len(prompts)
+    assert all(0 <= instance < 2 and 0 <= unit < 4 for instance, unit in places)
+
+
+def test_a_batch_longest_first_is_balanced() -> None:
+    places = place_batch([4000, 1000, 1000, 1000, 1000], FLEET, COST, SchedulerConfig(policy="sbs_auto"))
+    load = np.zeros((2, 4), np.int64)
+    for (instance, unit), tokens in zip(places, [4000, 1000, 1000, 1000, 1000], strict=True):
+        load[instance, unit] += tokens
+    assert load.max() == 4000
+    with pytest.raises(InputError, match="too_large"):
+        place_batch([9000], FLEET, COST, SchedulerConfig())

@@ -1,0 +1,100 @@
+"""`sbs-opt serve` as a process of its own: it serves, drains on SIGTERM, and tells mistakes in a line."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+pytest.importorskip("aiohttp")
+pytest.importorskip("prometheus_client")
+
+import aiohttp
+
+from sbs_opt.testing.costs import LinearDecode, LinearPrefill, linear_cost_model
+from sbs_opt.testing.engines import EngineConfig, FakeEngine
+
+COST = linear_cost_model(LinearPrefill(200_000_000, chunk_tokens=4096), LinearDecode(1_000_000))
+ENGINE = EngineConfig(kind="vllm", ranks=2, chunk_tokens=4096, prefill=COST.prefill, decode=COST.decode)
+
+
+def config(url: str, port: int = 0) -> str:
+    return f"""
+port = {port}
+engines = {{ ranks = 2, chunk_tokens = 4_096 }}
+limits = {{ drain_s = 10.0 }}
+
+[[upstreams]]
+name = "a"
+url = "{url}"
+kind = "vllm"
+"""
+
+
+def test_it_serves_and_drains(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with FakeEngine(replace(ENGINE)) as engine:
+            (tmp_path / "router.toml").write_text(config(engine.url), encoding="utf-8")
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "sbs_opt.cli.main", "serve", "--config", str(tmp_path / "router.toml"),
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            assert process.stdout is not None
+            line = (await process.stdout.readline()).decode()
+            assert line.startswith("serving 1 upstreams on http://127.0.0.1:")
+            url = line.split()[-1]
+            async with aiohttp.ClientSession() as client:
+
+                async def complete() -> bytes:
+                    body = {"model": "fake", "prompt": "hello " * 50, "max_tokens": 3, "stream": True}
+                    async with client.post(f"{url}/v1/completions", json=body) as answer:
+                        assert answer.status == 200
+                        return bytes(await answer.read())
+
+                assert (await complete()).endswith(b"data: [DONE]\n\n")
+                under_way = [asyncio.create_task(complete()) for _ in range(3)]
+                await asyncio.sleep(0.1)  # a pass takes 200 ms
+                process.send_signal(signal.SIGTERM)
+                assert all(answer.endswith(b"data: [DONE]\n\n") for answer in await asyncio.gather(*under_way))
+            _, errors = await asyncio.wait_for(process.communicate(), 20)
+            assert process.returncode == 0
+            assert all(b"is extrapolated" in line for line in errors.splitlines())  # two ranks were never measured
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("upstreams = 3", "[[upstreams]]"),
+        ("", "needs a ranks"),
+        ("engines = { ranks = 4 }", "give at least one"),
+        (config("ftp://x"), "write http://host:port"),
+        (config("http://127.0.0.1:1") + "\n[scheduler]\npolicy = 'best'\n", "best"),
+        (config("http://127.0.0.1:1") + "colour = 'red'\n", "unknown key 'colour'"),
+        ("host = [", "is not TOML"),
+    ],
+)
+def test_mistakes_in_the_configuration_are_one_line(run: Run, text: str, said: str) -> None:
+    Path("router.toml").write_text(text, encoding="utf-8")
+    done = run("serve", "--config", "router.toml")
+    assert done.status == 2
+    assert said in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_port_that_is_taken_is_told(run: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        Path("router.toml").write_text(config("http://127.0.0.1:1", taken.getsockname()[1]), encoding="utf-8")
+        done = run("serve", "--config", "router.toml")
+    assert done.status == 2
+    assert "cannot listen" in done.err
