@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbs_opt.adapters.pass_tracker import PassTracker
 from sbs_opt.adapters.router import Placed, RejectedError, Router, place_batch
 from sbs_opt.models.errors import InputError
 from sbs_opt.scheduler.config import SchedulerConfig
-from sbs_opt.scheduler.events import FirstTokens, PassEnded
+from sbs_opt.scheduler.events import PassEnded
 from sbs_opt.testing.costs import LinearPrefill, linear_cost_model
 from sbs_opt.testing.fleets import small_deployment
 
@@ -32,7 +31,6 @@ def run(scenario: Callable[[Router], Awaitable[None]], policy: str = "sbs_auto")
         running = asyncio.create_task(router.run())
         async with asyncio.timeout(20):
             await scenario(router)
-            await asyncio.sleep(2 * PassTracker.GROUPING_S)
             router.stop()
             await running
         return router
@@ -136,27 +134,32 @@ def test_too_large_and_too_late_are_rejected_with_a_reason() -> None:
     run(scenario)
 
 
-def test_first_tokens_of_one_pass_are_reported_together() -> None:
-    tracker = PassTracker(2, 3)
-    for number, (instance, unit, tokens) in enumerate([(0, 0, 10), (0, 2, 20), (1, 1, 30), (0, 0, 40)]):
-        tracker.sent(number, instance, unit, tokens, at_ns=1000 + number)
-    for number in (0, 1, 2):
-        tracker.first_token(number, None, at_ns=5000 + number)
-    first, *passes = tracker.ended(6000)
-    assert isinstance(first, FirstTokens)
-    assert first.ids.tolist() == [0, 1, 2]
-    found = {}
-    for one in passes:
-        assert isinstance(one, PassEnded)
-        found[one.instance] = (one.pass_number, one.tokens_run.tolist(), one.tokens_queued.tolist(), one.duration_ns)
-    assert found == {0: (0, [10, 0, 20], [40, 0, 0], 4002), 1: (0, [0, 30, 0], [0, 0, 0], 4000)}
-    tracker.first_token(3, 8, at_ns=9000)
-    second, last = tracker.ended(9100)
-    assert isinstance(last, PassEnded)
-    assert (last.pass_number, last.duration_ns) == (1, 9000 - 5002)
-    assert isinstance(second, FirstTokens)
-    assert second.cached_tokens is not None
-    assert list(tracker.ended(9200)) == []
+def test_passes_reported_by_an_engine_replace_inferred_ones() -> None:
+    heard: list[PassEnded] = []
+
+    async def scenario(router: Router) -> None:
+        feed = router._driver.feed
+        router._driver.feed = lambda event: (  # type: ignore[method-assign]
+            heard.append(event) if isinstance(event, PassEnded) else None, feed(event)
+        )[1]  # fmt: skip
+        nothing = np.zeros(router.num_units, np.int64)
+        for _ in range(3):
+            await served(router, 100)
+        assert len(heard) == 3
+        for instance in (0, 1):
+            router.pass_ended(instance, 3_000_000, nothing, nothing)
+        for _ in range(3):
+            await served(router, 100)
+        assert len(heard) == 5
+        router.instance_lost(0)
+        router.instance_returned(0)
+        router.pass_ended(0, 3_000_000, nothing, nothing)
+
+    run(scenario)
+    assert [e.pass_number for e in heard if e.instance == 0][-1] == 0  # a lost instance counts from 0 again
+    for instance in (0, 1):
+        numbers = [event.pass_number for event in heard[:5] if event.instance == instance]
+        assert numbers == list(range(len(numbers)))
 
 
 @given(st.lists(st.integers(1, 8192), min_size=1, max_size=60), st.sampled_from(POLICIES))

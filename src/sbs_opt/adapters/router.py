@@ -30,6 +30,8 @@ from sbs_opt.scheduler.events import (
 from sbs_opt.scheduler.policies import build_scheduler
 
 _NOTHING = np.zeros(0, np.int64)
+_REPORTS_HOLD_NS = 10_000_000_000
+"""An instance that has reported a pass within this time is expected to report the next one, too."""
 
 
 class RejectedError(Exception):
@@ -95,8 +97,6 @@ class Router:
         As of a scheduler; the prefill instances are placed on.
     clock
         The machine's monotonic clock unless given.
-    infer_passes
-        Take the arrival of first tokens as the end of a pass; False where engines report passes.
 
     Notes
     -----
@@ -110,7 +110,6 @@ class Router:
         config: SchedulerConfig,
         *,
         clock: Clock | None = None,
-        infer_passes: bool = True,
     ) -> None:
         self._clock = clock or MonotonicClock()
         self._scheduler = build_scheduler("prefill", deployment, cost_model, config)
@@ -119,8 +118,9 @@ class Router:
         self._next_id = 0
         prefill = deployment.of_phase("prefill")
         self.num_instances, self.num_units = len(prefill), prefill[0].num_units
-        self._tracker = PassTracker(self.num_instances, self.num_units) if infer_passes else None
-        self._flush: asyncio.TimerHandle | None = None
+        self._tracker = PassTracker(self.num_instances, self.num_units, prefill[0].unit.chunk_tokens)
+        self._pass_number = [0] * self.num_instances
+        self._reported_ns: list[int | None] = [None] * self.num_instances
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -130,9 +130,6 @@ class Router:
 
     def stop(self) -> None:
         """Let `run` return once everything told so far is handled."""
-        if self._flush is not None:
-            self._flush.cancel()
-            self._end_passes()
         self._driver.stop()
 
     @property
@@ -210,7 +207,7 @@ class Router:
             request.unread = False
         else:
             request.answer = asyncio.get_running_loop().create_future()
-            self._untrack(placed.id)
+            self._tracker.gone(placed.id)
             self._driver.feed(DispatchFailed(placed.window_id, np.array([placed.id]), reason))
         return await self._answer(placed.id, request)
 
@@ -229,29 +226,31 @@ class Router:
         if request is None:
             return
         cached = None if cached_tokens is None else np.array([cached_tokens])
-        if self._tracker is None:
-            self._driver.feed(FirstTokens(np.array([number]), cached))
-            return
-        self._tracker.first_token(number, cached_tokens, self._clock.now_ns())
-        if self._flush is None:  # tokens of one pass come within moments of each other: one report for all of them
-            self._flush = asyncio.get_running_loop().call_later(PassTracker.GROUPING_S, self._end_passes)
+        self._driver.feed(FirstTokens(np.array([number]), cached))
+        now_ns = self._clock.now_ns()
+        inferred = self._tracker.first_token(number, now_ns)
+        if inferred is not None and not self._reports_passes(inferred.instance, now_ns):
+            self._feed_pass(inferred.instance, inferred.duration_ns, inferred.tokens_run, inferred.tokens_queued)
 
     def cancelled(self, number: int) -> None:
         """Tell that a request is over without a first token: its load is released; telling twice does no harm."""
         if self._requests.pop(number, None) is not None:
-            self._untrack(number)
+            self._tracker.gone(number)
             self._driver.feed(RequestsCancelled(np.array([number])))
 
-    def pass_ended(
-        self, instance: int, pass_number: int, duration_ns: int, tokens_run: IntArray, tokens_queued: IntArray
-    ) -> None:
-        """Tell what an engine reports of a pass; see `PassEnded`."""
-        self._driver.feed(PassEnded(instance, pass_number, duration_ns, tokens_run, tokens_queued))
+    def pass_ended(self, instance: int, duration_ns: int, tokens_run: IntArray, tokens_queued: IntArray) -> None:
+        """Tell what an engine reports of a pass, each once and in order; see `PassEnded`.
+
+        While an instance reports, nothing is inferred of its passes.
+        """
+        self._reported_ns[instance] = self._clock.now_ns()
+        self._feed_pass(instance, duration_ns, tokens_run, tokens_queued)
 
     def instance_lost(self, instance: int) -> None:
         """Tell that an instance is gone: what it has not answered is placed elsewhere."""
-        if self._tracker is not None:
-            self._tracker.lost(instance)
+        self._tracker.lost(instance)
+        self._pass_number[instance] = 0
+        self._reported_ns[instance] = None
         self._driver.feed(InstanceLost(instance))
 
     def instance_returned(self, instance: int) -> None:
@@ -282,18 +281,18 @@ class Router:
                 request.unread = True
             request.placed = placed
             request.answer.set_result(placed)
-            if self._tracker is not None:
-                self._tracker.sent(number, command.instance, unit, request.prompt_tokens, now_ns)
+            self._tracker.sent(number, command.instance, unit, request.prompt_tokens, now_ns)
 
-    def _untrack(self, number: int) -> None:
-        if self._tracker is not None:
-            self._tracker.gone(number)
+    # -- passes -------------------------------------------------------------------------------------------------
 
-    def _end_passes(self) -> None:
-        self._flush = None
-        assert self._tracker is not None
-        for event in self._tracker.ended(self._clock.now_ns()):
-            self._driver.feed(event)
+    def _reports_passes(self, instance: int, now_ns: int) -> bool:
+        reported_ns = self._reported_ns[instance]
+        return reported_ns is not None and now_ns - reported_ns < _REPORTS_HOLD_NS
+
+    def _feed_pass(self, instance: int, duration_ns: int, tokens_run: IntArray, tokens_queued: IntArray) -> None:
+        number = self._pass_number[instance]
+        self._pass_number[instance] = number + 1
+        self._driver.feed(PassEnded(instance, number, duration_ns, tokens_run, tokens_queued))
 
 
 def place_batch(
