@@ -72,7 +72,7 @@ async def bench(
     config = ServeConfig(
         upstreams, Engines(ranks=RANKS, chunk_tokens=4096, context_tokens=8192), limits=LIMITS, **changes
     )  # fmt: skip
-    proxy = Proxy(config, capture)
+    proxy = Proxy(config, *([capture] if capture else []))
     runner = web.AppRunner(proxy.app(), handler_cancellation=True, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -81,7 +81,7 @@ async def bench(
         async with aiohttp.ClientSession() as client:
             yield Bench(engines, proxy, f"http://{address[0]}:{address[1]}", client)
             async with asyncio.timeout(5):  # whatever happened, all load is released
-                while proxy.router.in_flight or proxy.router.booked or proxy.metrics.open_answers:
+                while proxy.router.in_flight or proxy.router.booked or proxy.open_answers:
                     await asyncio.sleep(0.01)
     finally:
         await runner.cleanup()

@@ -21,6 +21,7 @@ from sbs_opt.scheduler.events import (
     DispatchFailed,
     FirstTokens,
     InstanceAdded,
+    InstanceDraining,
     InstanceLost,
     PassEnded,
     RequestBatch,
@@ -88,7 +89,7 @@ class _Request:
 class Router:
     """Places requests on the units of the prefill instances of a deployment.
 
-    Ask with `place`, and tell `first_token`, `finished`, `cancelled` or `failed`; load is booked from the one to the
+    Ask with `place` (or `place_again`), and tell `first_token` or `cancelled`; load is booked from the one to the
     other. The end of passes is heard of by `pass_ended`, or taken from the arrival of first tokens.
 
     Parameters
@@ -115,6 +116,7 @@ class Router:
         self._scheduler = build_scheduler("prefill", deployment, cost_model, config)
         self._driver = AsyncioDriver(self._scheduler, self._carry_out, self._clock)
         self._requests: dict[int, _Request] = {}
+        self._unanswered: set[int] = set()
         self._next_id = 0
         prefill = deployment.of_phase("prefill")
         self.num_instances, self.num_units = len(prefill), prefill[0].num_units
@@ -135,7 +137,7 @@ class Router:
     @property
     def waiting(self) -> int:
         """Requests that nobody has an answer for yet."""
-        return sum(not request.answer.done() for request in self._requests.values())
+        return len(self._unanswered)
 
     @property
     def in_flight(self) -> int:
@@ -146,6 +148,10 @@ class Router:
     def booked(self) -> int:
         """Booked tokens and requests of the scheduler, 0 when nothing is in flight."""
         return self._scheduler.booked
+
+    def has(self, number: int) -> bool:
+        """Whether a request is in flight."""
+        return number in self._requests
 
     # -- asking -------------------------------------------------------------------------------------------------
 
@@ -187,6 +193,7 @@ class Router:
         now_ns = self._clock.now_ns()
         request = _Request(asyncio.get_running_loop().create_future(), now_ns, prompt_tokens)
         self._requests[number] = request
+        self._unanswered.add(number)
         blocks = _NOTHING if block_ids is None else block_ids
         deadline_ns = NO_DEADLINE if deadline_s is None else now_ns + int(deadline_s * 1e9)
         batch = RequestBatch(
@@ -207,6 +214,7 @@ class Router:
             request.unread = False
         else:
             request.answer = asyncio.get_running_loop().create_future()
+            self._unanswered.add(placed.id)
             self._tracker.gone(placed.id)
             self._driver.feed(DispatchFailed(placed.window_id, np.array([placed.id]), reason))
         return await self._answer(placed.id, request)
@@ -225,6 +233,7 @@ class Router:
         request = self._requests.pop(number, None)
         if request is None:
             return
+        self._unanswered.discard(number)
         cached = None if cached_tokens is None else np.array([cached_tokens])
         self._driver.feed(FirstTokens(np.array([number]), cached))
         now_ns = self._clock.now_ns()
@@ -235,6 +244,7 @@ class Router:
     def cancelled(self, number: int) -> None:
         """Tell that a request is over without a first token: its load is released; telling twice does no harm."""
         if self._requests.pop(number, None) is not None:
+            self._unanswered.discard(number)
             self._tracker.gone(number)
             self._driver.feed(RequestsCancelled(np.array([number])))
 
@@ -253,6 +263,10 @@ class Router:
         self._reported_ns[instance] = None
         self._driver.feed(InstanceLost(instance))
 
+    def instance_draining(self, instance: int) -> None:
+        """Tell that an instance takes nothing new, until `instance_returned`."""
+        self._driver.feed(InstanceDraining(instance))
+
     def instance_returned(self, instance: int) -> None:
         """Tell that an instance takes requests again."""
         self._driver.feed(InstanceAdded(instance))
@@ -266,6 +280,7 @@ class Router:
             retry = None if command.retry_after_ns is None else command.retry_after_ns / 1e9
             for number in command.ids.tolist():
                 request = self._requests.pop(number, None)
+                self._unanswered.discard(number)
                 if request is not None and not request.answer.done():
                     request.answer.set_exception(RejectedError(command.reason, retry))
 
@@ -281,6 +296,7 @@ class Router:
                 request.unread = True
             request.placed = placed
             request.answer.set_result(placed)
+            self._unanswered.discard(number)
             self._tracker.sent(number, command.instance, unit, request.prompt_tokens, now_ns)
 
     # -- passes -------------------------------------------------------------------------------------------------

@@ -13,11 +13,17 @@ from sbs_opt.models.cost import CostModel, load_cost_model
 from sbs_opt.models.deployment import Deployment, Instance, Unit
 from sbs_opt.models.errors import InputError
 from sbs_opt.scheduler.config import SchedulerConfig, config_from_dict
+from sbs_opt.scheduler.policies import policy_info
 
-KINDS = ("sglang", "vllm", "openai")
-"""How a request is pinned to a rank: body field, header, not at all."""
+KINDS = ("sglang", "vllm", "dynamo", "openai")
+"""How a request is pinned to a rank: body field, header, headers with the worker's instance, not at all."""
+
+PHASES = ("both", "prefill", "decode")
+"""What an upstream runs of a request."""
 
 _MOST_BODY = 1 << 30
+_MOST_SEQUENCES = 1 << 16
+"""Of a decode unit; the engine knows its own limit, and queues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +38,26 @@ class Upstream:
         Where its OpenAI-compatible API stands, without a path.
     kind
         One of `KINDS`.
+    phase
+        "both", or the leg that it runs of disaggregated prefill and decode (`sglang` alone).
+    bootstrap_port
+        Of a prefill leg: where decode legs fetch the cache; as its `--disaggregation-bootstrap-port`.
+    instance_id
+        Of a `dynamo` worker; None takes the k-th of those that its frontend tells for the k-th upstream with its URL.
     """
 
     name: str
     url: str
     kind: str
+    phase: str = "both"
+    bootstrap_port: int = 8998
+    instance_id: int | None = None
 
     def __post_init__(self) -> None:
+        if self.phase not in PHASES:
+            raise InputError(f"upstream {self.name}: phase = {self.phase!r}: must be one of {', '.join(PHASES)}")
+        if self.phase != "both" and self.kind != "sglang":
+            raise InputError(f"upstream {self.name}: phase = {self.phase!r}: legs are known of kind sglang alone")
         if self.kind not in KINDS:
             raise InputError(f"upstream {self.name}: kind = {self.kind!r}: must be one of {', '.join(KINDS)}")
         parts = urlsplit(self.url)
@@ -60,6 +79,8 @@ class Engines:
         Profiles of the cost model.
     overlap
         Whether prefill overlaps two micro-batches.
+    decode_ranks
+        Data-parallel units of each decode leg; 0 = as many as `ranks`.
     """
 
     ranks: int
@@ -69,6 +90,32 @@ class Engines:
     hardware: str = "h800"
     model: str = "deepseek-v3"
     overlap: bool = True
+    decode_ranks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """An existing router that keeps deciding, while this one records what it would have done.
+
+    Parameters
+    ----------
+    url
+        Where the existing router stands; every request goes there at once, and nowhere else.
+    baseline
+        Policy that stands for the existing router in the comparison.
+    stretch_s
+        Seconds of traffic that are compared at a time.
+    """
+
+    url: str
+    baseline: str = "sglang.total_tokens"
+    stretch_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        Upstream("shadow", self.url, "openai")
+        policy_info(self.baseline, "prefill")
+        if isinstance(self.stretch_s, bool) or not isinstance(self.stretch_s, int | float) or not self.stretch_s >= 1:
+            raise InputError(f"shadow: stretch_s = {self.stretch_s!r}: must be a number of at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +140,8 @@ class Limits:
         Between two looks at an upstream's health, and at its load.
     drain_s
         For answers that are under way when the server is told to stop.
+    settle_s
+        At the start, an engine that reports waiting prompts of others takes nothing for so long at most.
     """
 
     body_bytes: int = 16 * 2**20
@@ -104,6 +153,7 @@ class Limits:
     health_s: float = 2.0
     telemetry_s: float = 1.0
     drain_s: float = 60.0
+    settle_s: float = 10.0
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -132,6 +182,8 @@ class ServeConfig:
         Where the estimate of prompt lengths starts; it learns from `usage`.
     tokenizer
         A local tokenizer.json that counts instead; None without.
+    shadow
+        See `Shadow`; None places requests.
     """
 
     upstreams: tuple[Upstream, ...]
@@ -144,30 +196,57 @@ class ServeConfig:
     open_to_all: bool = False
     characters_per_token: float = 4.0
     tokenizer: str | None = None
+    shadow: Shadow | None = None
 
     def __post_init__(self) -> None:
         names = [upstream.name for upstream in self.upstreams]
         if not names or len(set(names)) != len(names):
             raise InputError(f"upstreams: names = {names}: give at least one, each with a name of its own")
+        if self.decode_upstreams and any(upstream.phase == "both" for upstream in self.upstreams):
+            raise InputError("upstreams: a deployment with decode legs has prefill legs beside them, and no phase both")
+        if not self.prefill_upstreams or self.disaggregated != bool(self.decode_upstreams):
+            raise InputError("upstreams: prefill legs need decode legs, and decode legs prefill legs")
         if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 1 << 16:
             raise InputError(f"port = {self.port!r}: must be a whole number below 65,536")
         if not (_is_loopback(self.host) or self.token or self.open_to_all):
             raise InputError(f"host = {self.host!r}: is not loopback; set token, or open_to_all = true")
 
     @property
+    def prefill_upstreams(self) -> tuple[Upstream, ...]:
+        """What requests are placed on, in the order of the scheduler's instances."""
+        return tuple(upstream for upstream in self.upstreams if upstream.phase != "decode")
+
+    @property
+    def decode_upstreams(self) -> tuple[Upstream, ...]:
+        """The decode legs; none where engines run both phases."""
+        return tuple(upstream for upstream in self.upstreams if upstream.phase == "decode")
+
+    @property
+    def disaggregated(self) -> bool:
+        """Whether prefill and decode run on different engines."""
+        return any(upstream.phase == "prefill" for upstream in self.upstreams)
+
+    def ranks_of(self, upstream: Upstream) -> int:
+        """Return the data-parallel units of an upstream."""
+        of = self.engines
+        return of.decode_ranks or of.ranks if upstream.phase == "decode" else of.ranks
+
+    @property
     def deployment(self) -> Deployment:
-        """The upstreams as prefill instances."""
+        """The upstreams as prefill and decode instances."""
         of = self.engines
         unit = Unit(kv_tokens=of.kv_tokens, chunk_tokens=of.chunk_tokens)
-        instances = tuple(Instance(upstream.name, "prefill", of.ranks, unit) for upstream in self.upstreams)
-        return Deployment("serve", instances, of.hardware, of.model, of.context_tokens, of.overlap)
+        prefill = [Instance(upstream.name, "prefill", of.ranks, unit) for upstream in self.prefill_upstreams]
+        slots = Unit(kv_tokens=of.kv_tokens, slots=_MOST_SEQUENCES)
+        decode = [Instance(one.name, "decode", self.ranks_of(one), slots) for one in self.decode_upstreams]
+        return Deployment("serve", (*prefill, *decode), of.hardware, of.model, of.context_tokens, of.overlap)
 
     def cost_model(self) -> CostModel:
         """Return the cost model of the upstreams."""
         of = self.engines
         return load_cost_model(
-            of.hardware, of.model, prefill_units=of.ranks, decode_units=of.ranks, chunk_tokens=of.chunk_tokens,
-            overlap=of.overlap,
+            of.hardware, of.model, prefill_units=of.ranks, decode_units=of.decode_ranks or of.ranks,
+            chunk_tokens=of.chunk_tokens, overlap=of.overlap,
         )  # fmt: skip
 
 
@@ -196,6 +275,8 @@ def _config(table: dict[str, Any]) -> ServeConfig:
     rows = rest.pop("upstreams", [])
     if not isinstance(rows, list):
         raise InputError("upstreams: write them as [[upstreams]] tables")
+    if (shadow := rest.pop("shadow", None)) is not None:
+        rest["shadow"] = _table(Shadow, shadow, "shadow")
     parts = {
         "upstreams": tuple(_table(Upstream, row, "upstreams") for row in rows),
         "engines": _table(Engines, rest.pop("engines", {}), "engines"),

@@ -70,7 +70,7 @@ async def _serve(config: ServeConfig, capture: CaptureWriter | None) -> None:
 
     from sbs_opt.adapters.http.proxy import Proxy
 
-    proxy = Proxy(config, capture)
+    proxy = Proxy(config, *([capture] if capture else []))
     # A client that goes away cancels its handler: its upstream is cancelled and its load released.
     runner = web.AppRunner(proxy.app(), handler_cancellation=True, access_log=None)
     await runner.setup()

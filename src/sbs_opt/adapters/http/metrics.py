@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from sbs_opt.adapters.router import Placed, Router
-from sbs_opt.adapters.serve_config import Upstream
+from sbs_opt.adapters.router import Placed
 from sbs_opt.adapters.telemetry import LoadSnapshot
 
 _HELD_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -20,18 +18,14 @@ class Metrics:
 
     Parameters
     ----------
-    router
-        Its waiting, in-flight and booked figures are read when they are asked for.
-    upstreams
-        Their names label what concerns one.
+    figures
+        Read when they are asked for: text and function by name.
     """
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, router: Router, upstreams: Sequence[Upstream]) -> None:
-        self.open_answers = 0
+    def __init__(self, figures: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
         self._registry = registry = CollectorRegistry()
-        self._names = [upstream.name for upstream in upstreams]
         of_upstream = ("upstream",)
         self._answers = Counter(
             "sbs_answers", "Answers by upstream, unit and status", (*of_upstream, "unit", "status"), registry=registry
@@ -45,8 +39,6 @@ class Metrics:
         self._healthy = Gauge(
             "sbs_upstream_healthy", "1 while an upstream takes requests", of_upstream, registry=registry
         )
-        for name in self._names:
-            self._healthy.labels(name).set(1)
         self._load = Gauge(
             "sbs_reported_load",
             "As an engine reports it",
@@ -61,31 +53,19 @@ class Metrics:
             registry=registry,
         )
         self._uncaptured = Counter("sbs_uncaptured", "Requests that the capture could not take", registry=registry)
-        for name, text, value in (
-            ("sbs_waiting", "Requests without a placement", lambda: router.waiting),
-            ("sbs_in_flight", "Requests without a first token", lambda: router.in_flight),
-            ("sbs_booked", "Booked tokens and requests", lambda: router.booked),
-            ("sbs_open_answers", "Answers under way", lambda: self.open_answers),
-        ):
+        self._reloads = Counter("sbs_reloads", "Configurations read again", ("outcome",), registry=registry)
+        for name, (text, value) in figures.items():
             Gauge(name, text, registry=registry).set_function(value)
 
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Count an answer as under way."""
-        self.open_answers += 1
-        try:
-            yield
-        finally:
-            self.open_answers -= 1
-
-    def answered(self, placed: Placed, status: int) -> None:
+    def answered(self, upstream: str, placed: Placed | None, status: int) -> None:
         """Count an answer that has begun."""
-        self._answers.labels(self._names[placed.instance], str(placed.unit), str(status)).inc()
-        self._held.observe(placed.held_ns / 1e9)
+        self._answers.labels(upstream, str(placed.unit) if placed else "", str(status)).inc()
+        if placed is not None:
+            self._held.observe(placed.held_ns / 1e9)
 
-    def failed(self, instance: int) -> None:
+    def failed(self, upstream: str) -> None:
         """Count a failure before a first byte."""
-        self._failures.labels(self._names[instance]).inc()
+        self._failures.labels(upstream).inc()
 
     def broken(self) -> None:
         """Count a failure after a first byte."""
@@ -95,23 +75,26 @@ class Metrics:
         """Count a request that was not placed."""
         self._rejections.labels(reason).inc()
 
-    def healthy(self, instance: int, well: bool) -> None:
+    def healthy(self, upstream: str, well: bool) -> None:
         """Note whether an upstream takes requests."""
-        self._healthy.labels(self._names[instance]).set(int(well))
+        self._healthy.labels(upstream).set(int(well))
 
-    def reported(self, instance: int, snapshot: LoadSnapshot, at_s: float) -> None:
+    def reported(self, upstream: str, snapshot: LoadSnapshot, at_s: float) -> None:
         """Take an engine's report of its load, heard at `at_s` on the monotonic clock."""
-        name = self._names[instance]
         for load in snapshot.ranks:
             for figure in ("running", "waiting", "waiting_tokens", "used_tokens"):
                 value = getattr(load, figure)
                 if value is not None:
-                    self._load.labels(name, str(load.rank), figure, snapshot.source).set(value)
-        self._report_age.labels(name).set_function(lambda: time.monotonic() - at_s)
+                    self._load.labels(upstream, str(load.rank), figure, snapshot.source).set(value)
+        self._report_age.labels(upstream).set_function(lambda: time.monotonic() - at_s)
 
-    def unreadable(self, instance: int, error: str) -> None:
+    def unreadable(self, upstream: str, error: str) -> None:
         """Count a report that could not be had or read."""
-        self._unreadable.labels(self._names[instance], error).inc()
+        self._unreadable.labels(upstream, error).inc()
+
+    def reloaded(self, *, taken: bool) -> None:
+        """Count a configuration that was read again."""
+        self._reloads.labels("taken" if taken else "refused").inc()
 
     def uncaptured(self) -> None:
         """Count a request that the capture could not take."""

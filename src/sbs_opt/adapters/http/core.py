@@ -1,0 +1,246 @@
+"""One configuration at work: its routers, its upstreams, and the answers that go through them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+
+import aiohttp
+from aiohttp import web
+
+from sbs_opt.adapters.decode_router import DecodeRouter
+from sbs_opt.adapters.http.ask import RETRY_S, Ask, refusal, rejection
+from sbs_opt.adapters.http.health import UPSTREAM_ERRORS, Health
+from sbs_opt.adapters.http.metrics import Metrics
+from sbs_opt.adapters.http.pins import pin, pin_legs, with_fields
+from sbs_opt.adapters.http.streaming import Opened, UpstreamError, open_answer, pass_on, passed_on, usage_in
+from sbs_opt.adapters.http.telemetry import Telemetry
+from sbs_opt.adapters.prompt import ByRatio
+from sbs_opt.adapters.router import Placed, RejectedError, Router
+from sbs_opt.adapters.serve_config import ServeConfig, Upstream
+from sbs_opt.models.cost import CostModel
+
+
+class Core:
+    """Places requests and answers them, under one configuration.
+
+    Parameters
+    ----------
+    config
+        See `ServeConfig`.
+    cost_model
+        What passes of the engines take.
+    metrics
+        Counts what happens.
+    ratio
+        Learns from what engines count.
+    """
+
+    def __init__(self, config: ServeConfig, cost_model: CostModel, metrics: Metrics, ratio: ByRatio) -> None:
+        self.config = config
+        self._metrics = metrics
+        self._ratio = ratio
+        deployment = config.deployment
+        self.router = Router(deployment, cost_model, config.scheduler)
+        self.decode = DecodeRouter(deployment, cost_model, config.scheduler) if config.disaggregated else None
+        self._prefill, self._decoding = config.prefill_upstreams, config.decode_upstreams
+        self._shadowed = Upstream("shadowed", config.shadow.url, "openai") if config.shadow else None
+        # Rooms of two runs of this process must not meet in an engine that outlives them.
+        self._rounds = itertools.count(secrets.randbits(32) << 16)
+        self.open_answers = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to place; engines that are busy with the work of others are given time to settle."""
+        limits = self.config.limits
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s, sock_read=limits.silence_s)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
+        self.health = Health(self.config, self._session, self.router, self.decode, self._metrics)
+        telemetry = Telemetry(self.config, self._session, self.router, self._metrics)
+        self._tasks = [asyncio.create_task(self.router.run())]
+        if self._shadowed is None:
+            await asyncio.gather(
+                *(self.health.resolve(upstream) for upstream in self.config.upstreams),
+                *(telemetry.settle(upstream) for upstream in self.config.upstreams),
+            )
+            for upstream in self.config.upstreams:
+                self._tasks += [
+                    asyncio.create_task(self.health.watch(upstream)),
+                    asyncio.create_task(telemetry.watch(upstream)),
+                ]
+
+    async def stop(self) -> None:
+        """Let go of the upstreams; answers that are under way break off."""
+        for task in self._tasks[1:]:
+            task.cancel()
+        self.router.stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    async def drained(self) -> None:
+        """Return when no answer is under way."""
+        while self.open_answers:
+            await asyncio.sleep(0.02)
+
+    @property
+    def serves(self) -> bool:
+        """Whether requests have somewhere to go."""
+        if self._shadowed is not None:
+            return True
+        legs = (self._prefill, self._decoding) if self.decode is not None else (self._prefill,)
+        return all(any(self.health.well[upstream.name] for upstream in leg) for leg in legs)
+
+    async def models(self) -> web.Response:
+        """Return the models of the first upstream that tells them."""
+        if self._shadowed is not None:
+            upstreams = [self._shadowed]
+        else:
+            upstreams = [upstream for upstream in self.config.upstreams if self.health.well[upstream.name]]
+        for upstream in upstreams:
+            try:
+                async with self._session.get(f"{upstream.url}/v1/models") as answer:
+                    return web.Response(status=answer.status, body=await answer.read(), content_type="application/json")
+            except UPSTREAM_ERRORS:
+                continue
+        return refusal(503, "overload", "no upstream answers", RETRY_S)
+
+    # -- answers ------------------------------------------------------------------------------------------------
+
+    async def answer(self, http: web.Request, ask: Ask) -> web.StreamResponse:
+        """Place a request and pass its answer on."""
+        self.open_answers += 1
+        try:
+            if self._shadowed is not None:
+                return await self._shadow(http, ask, self._shadowed)
+            return await self._place_and_answer(http, ask)
+        except RejectedError as error:
+            self._metrics.rejected(error.reason)
+            return rejection(error)
+        finally:
+            self.open_answers -= 1
+
+    async def _place_and_answer(self, http: web.Request, ask: Ask) -> web.StreamResponse:
+        limits = self.config.limits
+        ask.placed = placed = await self._place(ask)
+        try:
+            for attempt in itertools.count(1):
+                try:
+                    return await self._forward(http, ask, placed)
+                except UpstreamError as error:
+                    self._metrics.failed(error.upstream.name)
+                    if error.unreachable:
+                        self.health.eject(error.upstream)
+                    if attempt >= limits.attempts:
+                        ask.outcome = "failed"
+                        return refusal(502, "upstream_error", f"no upstream answered: {error}", RETRY_S)
+                    ask.placed = placed = await self._place_anew(ask, placed, str(error))
+            raise AssertionError("attempts end by a return")
+        finally:
+            self.router.cancelled(placed.id)  # of no effect once its first token was told
+
+    async def _place(self, ask: Ask) -> Placed:
+        return await self.router.place(
+            ask.prompt_tokens, block_ids=ask.blocks, deadline_s=self.config.limits.hold_s
+        )  # fmt: skip
+
+    async def _place_anew(self, ask: Ask, placed: Placed, reason: str) -> Placed:
+        if self.router.has(placed.id):
+            return await self.router.place_again(placed, reason)
+        ask.first_token_ns = None  # its prompt was done, and is lost with the decode leg that failed
+        return await self._place(ask)
+
+    async def _forward(self, http: web.Request, ask: Ask, placed: Placed) -> web.StreamResponse:
+        """Send a request to the unit that it was placed on, and its answer back."""
+        if self.decode is not None:
+            return await self._forward_legs(http, ask, placed)
+        upstream = self._prefill[placed.instance]
+        headers, fields = pin(upstream, self.health.instance_ids.get(upstream.name), placed.unit)
+        payload = with_fields(ask.raw, ask.body, fields)
+        opened = await open_answer(self._session, upstream, http.path, self._headers(http) | headers, payload)
+        return await self._answered(http, ask, placed, upstream, opened)
+
+    async def _forward_legs(self, http: web.Request, ask: Ask, placed: Placed) -> web.StreamResponse:
+        """Send both legs of a request together: decode answers, prefill tells that the prompt is done."""
+        assert self.decode is not None
+        number, instance, decode_unit = self.decode.place(ask.prompt_tokens)
+        prefill, decode = self._prefill[placed.instance], self._decoding[instance]
+        fields = pin_legs(prefill, placed.unit, decode_unit, next(self._rounds), self.config.engines.ranks)
+        payloads = [with_fields(ask.raw, ask.body, of) for of in fields]
+        headers = self._headers(http)
+        first = asyncio.create_task(self._run_prompt(prefill, http.path, headers, payloads[0], ask, placed))
+        second = asyncio.create_task(open_answer(self._session, decode, http.path, headers, payloads[1]))
+        try:
+            await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
+            if first.done() and (refused := first.result()) is not None:
+                ask.outcome = "refused"
+                self._metrics.answered(prefill.name, placed, refused.status)
+                return refused
+            return await self._answered(http, ask, placed, decode, await second)
+        finally:
+            self.decode.finished(number)
+            first.cancel()
+            second.cancel()
+            _, opened = await asyncio.gather(first, second, return_exceptions=True)
+            if isinstance(opened, Opened):
+                opened.answer.close()
+
+    async def _run_prompt(
+        self, upstream: Upstream, path: str, headers: dict[str, str], payload: bytes, ask: Ask, placed: Placed
+    ) -> web.Response | None:
+        """Run a prefill leg to its end, which tells that the prompt is done; return its answer where it refuses."""
+        opened = await open_answer(self._session, upstream, path, headers, payload)
+        try:
+            body = opened.first + await opened.answer.read()
+        except UPSTREAM_ERRORS as error:
+            raise UpstreamError(upstream, type(error).__name__) from error
+        finally:
+            opened.answer.close()
+        if opened.answer.status >= 400:
+            return web.Response(status=opened.answer.status, body=body, content_type=opened.answer.content_type)
+        self._first_token(ask, placed)
+        return None
+
+    async def _shadow(self, http: web.Request, ask: Ask, upstream: Upstream) -> web.StreamResponse:
+        """Pass a request to the existing router as it came."""
+        try:
+            opened = await open_answer(self._session, upstream, http.path, self._headers(http), ask.raw)
+        except UpstreamError as error:
+            self._metrics.failed(upstream.name)
+            ask.outcome = "failed"
+            return refusal(502, "upstream_error", f"no upstream answered: {error}", RETRY_S)
+        return await self._answered(http, ask, None, upstream, opened)
+
+    async def _answered(
+        self, http: web.Request, ask: Ask, placed: Placed | None, upstream: Upstream, opened: Opened
+    ) -> web.StreamResponse:
+        """Pass an answer on, and learn from it."""
+        status = opened.answer.status
+        ask.outcome = "answered" if status < 400 else "refused"
+        if status < 400:
+            self._first_token(ask, placed)
+        self._metrics.answered(upstream.name, placed, status)
+        try:
+            response, tail, whole = await pass_on(http, ask, opened)
+        finally:
+            opened.answer.close()  # of no effect where it was read to its end
+        if not whole:
+            self._metrics.broken()
+            ask.outcome = "broken"
+            return response
+        counted = usage_in(tail)
+        ask.output_tokens = counted.get("completion_tokens")
+        if "prompt_tokens" in counted:
+            self._ratio.learn(ask.prompt, counted["prompt_tokens"])
+        return response
+
+    def _first_token(self, ask: Ask, placed: Placed | None) -> None:
+        if ask.first_token_ns is None:
+            ask.first_token_ns = time.time_ns()
+        if placed is not None:
+            self.router.first_token(placed.id)
+
+    def _headers(self, http: web.Request) -> dict[str, str]:
+        return passed_on(http.headers, self.config.token)

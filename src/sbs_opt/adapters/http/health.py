@@ -1,0 +1,115 @@
+"""Which upstreams take requests: ejected when they fail, back when they answer again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import aiohttp
+
+from sbs_opt.adapters.decode_router import DecodeRouter
+from sbs_opt.adapters.http.dynamo import DynamoError, instance_ids, reassigned
+from sbs_opt.adapters.http.metrics import Metrics
+from sbs_opt.adapters.router import Router
+from sbs_opt.adapters.serve_config import ServeConfig, Upstream
+
+UPSTREAM_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
+"""What an upstream can fail with."""
+
+
+class Health:
+    """Looks at the health of upstreams from time to time, and tells the routers of what changes.
+
+    `instance_ids` holds what Dynamo's workers are addressed by, by upstream's name.
+
+    Parameters
+    ----------
+    config
+        The upstreams, and how often.
+    session
+        For the requests.
+    router, decode
+        They hear of ejected and returned instances; `decode` is None without decode legs.
+    metrics
+        Show what is healthy.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        session: aiohttp.ClientSession,
+        router: Router,
+        decode: DecodeRouter | None,
+        metrics: Metrics,
+    ) -> None:
+        self._limits = config.limits
+        self._session = session
+        self._metrics = metrics
+        self._routers: dict[str, tuple[Router | DecodeRouter, int]] = {}
+        for phase, upstreams in ((router, config.prefill_upstreams), (decode, config.decode_upstreams)):
+            if phase is not None:
+                self._routers |= {upstream.name: (phase, k) for k, upstream in enumerate(upstreams)}
+        self._well = {upstream.name: True for upstream in config.upstreams}
+        for name in self._well:
+            metrics.healthy(name, True)
+        self.instance_ids: dict[str, int] = {}
+        self._workers: dict[str, list[str]] = {}
+        for upstream in config.upstreams:
+            self._workers.setdefault(upstream.url, []).append(upstream.name)
+
+    @property
+    def well(self) -> Mapping[str, bool]:
+        """Whether each upstream takes requests, by name."""
+        return self._well
+
+    def eject(self, upstream: Upstream) -> None:
+        """Give an upstream no more requests until it is well; what it has not answered goes elsewhere."""
+        if self._well[upstream.name]:
+            self._well[upstream.name] = False
+            self._metrics.healthy(upstream.name, False)
+            router, instance = self._routers[upstream.name]
+            router.instance_lost(instance)
+
+    async def resolve(self, upstream: Upstream) -> None:
+        """Find out at the start what an upstream is addressed by; one that cannot be found is ejected."""
+        if upstream.kind == "dynamo" and not await self._answers(upstream):
+            self.eject(upstream)
+
+    async def watch(self, upstream: Upstream) -> None:
+        """Look at an upstream until cancelled."""
+        while True:
+            await asyncio.sleep(self._limits.health_s)
+            if not await self._answers(upstream):
+                self.eject(upstream)
+            elif not self._well[upstream.name]:
+                self._well[upstream.name] = True
+                self._metrics.healthy(upstream.name, True)
+                router, instance = self._routers[upstream.name]
+                router.instance_returned(instance)
+
+    async def _answers(self, upstream: Upstream) -> bool:
+        if upstream.kind == "dynamo":
+            return await self._finds_worker(upstream)
+        timeout = aiohttp.ClientTimeout(total=self._limits.connect_s)
+        try:
+            async with self._session.get(f"{upstream.url}/health", timeout=timeout) as answer:
+                return answer.status < 500
+        except UPSTREAM_ERRORS:
+            return False
+
+    async def _finds_worker(self, upstream: Upstream) -> bool:
+        """Look for a Dynamo worker among those that its frontend knows."""
+        try:
+            async with asyncio.timeout(self._limits.connect_s):
+                known = await instance_ids(self._session, upstream.url)
+        except (*UPSTREAM_ERRORS, DynamoError):
+            return False
+        wanted = upstream.instance_id
+        if wanted is None:
+            names = self._workers[upstream.url]
+            held = reassigned([self.instance_ids.get(name) for name in names], known)
+            wanted = held[names.index(upstream.name)]
+        if wanted is None or wanted not in known:
+            return False
+        self.instance_ids[upstream.name] = wanted
+        return True

@@ -1,0 +1,123 @@
+"""Passing requests on to upstreams and their answers back, byte for byte."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import web
+
+from sbs_opt.adapters.http.ask import Ask, broken_event
+from sbs_opt.adapters.http.health import UPSTREAM_ERRORS
+from sbs_opt.adapters.http.pins import RANK_HEADERS
+from sbs_opt.adapters.serve_config import Upstream
+
+_HOP_BY_HOP = frozenset(
+    ("connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+     "transfer-encoding", "upgrade")
+)  # fmt: skip
+_TAIL_BYTES = 1024
+"""Where `usage` stands in an answer."""
+
+_USAGE = {
+    name: re.compile(rb'"%b"\s*:\s*(\d{1,15})' % name.encode()) for name in ("prompt_tokens", "completion_tokens")
+}  # fmt: skip
+
+
+class UpstreamError(Exception):
+    """An upstream failed before the first byte of its answer: another may still give it.
+
+    Parameters
+    ----------
+    upstream
+        Which one.
+    what
+        What happened, without a word of the request.
+    unreachable
+        Whether it takes no connections at all.
+    """
+
+    def __init__(self, upstream: Upstream, what: str, *, unreachable: bool = False) -> None:
+        super().__init__(f"{upstream.name}: {what}")
+        self.upstream = upstream
+        self.unreachable = unreachable
+
+
+@dataclass(slots=True)
+class Opened:
+    """An answer whose first bytes are there."""
+
+    answer: aiohttp.ClientResponse
+    first: bytes
+
+
+async def open_answer(
+    session: aiohttp.ClientSession, upstream: Upstream, path: str, headers: dict[str, str], payload: bytes
+) -> Opened:
+    """Send a request and wait for the first bytes of its answer.
+
+    Raises
+    ------
+    UpstreamError
+        No connection, none of an answer, or one of status 500 and above.
+    """
+    try:
+        answer = await session.post(upstream.url + path, data=payload, headers=headers)
+    except UPSTREAM_ERRORS as error:
+        unreachable = isinstance(error, aiohttp.ClientConnectorError)
+        raise UpstreamError(upstream, type(error).__name__, unreachable=unreachable) from error
+    try:
+        if answer.status >= 500:
+            raise UpstreamError(upstream, f"status {answer.status}")
+        return Opened(answer, await answer.content.readany())
+    except UPSTREAM_ERRORS as error:
+        answer.close()
+        raise UpstreamError(upstream, type(error).__name__) from error
+    except BaseException:
+        answer.close()
+        raise
+
+
+async def pass_on(http: web.Request, ask: Ask, opened: Opened) -> tuple[web.StreamResponse, bytes, bool]:
+    """Stream an answer to the client, no faster than it takes it.
+
+    Returns the response, the end of what was passed on, and whether the answer is whole; one that breaks off ends
+    visibly: a stream with an error event, anything else with a closed connection.
+    """
+    answer = opened.answer
+    headers = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
+    out = web.StreamResponse(status=answer.status, headers=headers)
+    await out.prepare(http)
+    chunk, tail = opened.first, b""
+    try:
+        while chunk:
+            await out.write(chunk)
+            ask.events += chunk.count(b"data: ")
+            tail = (tail + chunk)[-_TAIL_BYTES:]
+            chunk = await answer.content.readany()
+    except (aiohttp.ClientError, TimeoutError) as error:  # of the upstream; a client that has gone cancels us
+        if "text/event-stream" not in answer.headers.get("Content-Type", ""):
+            if http.transport is not None:
+                http.transport.close()  # half a JSON document must not look like a whole one
+            return out, tail, False
+        with suppress(ConnectionError):
+            await out.write(broken_event(error))
+            await out.write_eof()
+        return out, tail, False
+    await out.write_eof()
+    return out, tail, True
+
+
+def usage_in(tail: bytes) -> dict[str, int]:
+    """Return what an engine counted, as far as the end of its answer says so."""
+    found = {name: pattern.search(tail) for name, pattern in _USAGE.items()}
+    return {name: int(match[1]) for name, match in found.items() if match}
+
+
+def passed_on(headers: Mapping[str, str], token: str | None) -> dict[str, str]:
+    """Return a client's headers without those of its connection, without a rank of its own, and without our token."""
+    dropped = _HOP_BY_HOP | RANK_HEADERS | ({"authorization"} if token else set())
+    return {name: value for name, value in headers.items() if name.lower() not in dropped}
