@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,6 +132,74 @@ def test_too_large_and_too_late_are_rejected_with_a_reason() -> None:
         assert late.value.reason == "deadline"
         with pytest.raises(InputError, match="at least 1"):
             await router.place(0)
+
+    run(scenario)
+
+
+def test_a_request_rejected_while_it_is_sent_is_told_when_it_asks_again() -> None:
+    """Its instance was lost, and its deadline passed before another took it: `place_again` raised a KeyError."""
+
+    async def scenario(router: Router) -> None:
+        placed = await router.place(500, deadline_s=0.02)
+        router.instance_lost(0)
+        router.instance_lost(1)
+        await asyncio.sleep(0.06)
+        with pytest.raises(RejectedError, match="deadline"):
+            await router.place_again(placed, "connection lost")
+
+    run(scenario)
+
+
+def test_a_request_that_was_taken_for_answered_can_be_placed_again() -> None:
+    """Two passes that left nothing queued make the scheduler forget it: `place_again` waited for ever."""
+
+    async def scenario(router: Router) -> None:
+        placed = await router.place(500)
+        nothing = np.zeros(router.num_units, np.int64)
+        for _ in range(2):
+            await asyncio.sleep(0.01)
+            router.pass_ended(placed.instance, 3_000_000, nothing, nothing)
+        await asyncio.sleep(0.01)
+        assert router.booked == 0
+        again = await router.place_again(placed, "reset")
+        router.first_token(again.id)
+
+    run(scenario)
+
+
+def test_what_is_held_when_the_router_stops_is_rejected() -> None:
+    async def scenario(router: Router) -> None:
+        router.instance_lost(0)
+        router.instance_lost(1)
+        held = asyncio.create_task(router.place(500))
+        await asyncio.sleep(0.01)
+        router.stop()
+        with pytest.raises(RejectedError, match="shutdown"):
+            await held
+        with pytest.raises(RejectedError, match="shutdown"):
+            await router.place(500)
+
+    router = Router(FLEET, COST, SchedulerConfig())
+
+    async def main() -> None:
+        running = asyncio.create_task(router.run())
+        async with asyncio.timeout(5):
+            await scenario(router)
+            await running
+
+    asyncio.run(main())
+    assert (router.in_flight, router.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"prompt_tokens": 0}, {"prompt_tokens": 2**63}, {"prompt_tokens": 5, "deadline_s": float("inf")},
+     {"prompt_tokens": 5, "deadline_s": float("nan")}, {"prompt_tokens": 5, "block_ids": np.array([1.5])}],
+)  # fmt: skip
+def test_a_request_that_cannot_be_read_leaves_nothing(asked: dict[str, Any]) -> None:
+    async def scenario(router: Router) -> None:
+        with pytest.raises(InputError):
+            await router.place(**asked)
 
     run(scenario)
 

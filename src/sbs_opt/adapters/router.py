@@ -30,7 +30,7 @@ from sbs_opt.scheduler.events import (
 )
 from sbs_opt.scheduler.policies import build_scheduler
 
-_NOTHING = np.zeros(0, np.int64)
+_MOST_S = 10**9
 _REPORTS_HOLD_NS = 10_000_000_000
 """An instance that has reported a pass within this time is expected to report the next one, too."""
 
@@ -77,13 +77,16 @@ class Placed:
 
 @dataclass(slots=True)
 class _Request:
-    """A request in flight: the answer that somebody waits for, and where it was sent last."""
+    """A request in flight: as it was asked for, and the answer that somebody waits for, or will ask for (`unread`)."""
 
+    batch: RequestBatch
     answer: asyncio.Future[Placed]
     asked_ns: int
-    prompt_tokens: int
-    placed: Placed | None = None
     unread: bool = False
+
+    def renew(self) -> None:
+        """Wait for another answer."""
+        self.answer = asyncio.get_running_loop().create_future()
 
 
 class Router:
@@ -117,6 +120,7 @@ class Router:
         self._driver = AsyncioDriver(self._scheduler, self._carry_out, self._clock)
         self._requests: dict[int, _Request] = {}
         self._unanswered: set[int] = set()
+        self._stopped = False
         self._next_id = 0
         prefill = deployment.of_phase("prefill")
         self.num_instances, self.num_units = len(prefill), prefill[0].num_units
@@ -127,11 +131,14 @@ class Router:
     # -- running ------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Drive the scheduler until `stop`."""
+        """Drive the scheduler until `stop`; what is held then is rejected."""
         await self._driver.run()
+        for number in tuple(self._unanswered):
+            self._reject(number, RejectedError("shutdown", None))
 
     def stop(self) -> None:
-        """Let `run` return once everything told so far is handled."""
+        """Let `run` return once everything told so far is handled; nothing is placed any more."""
+        self._stopped = True
         self._driver.stop()
 
     @property
@@ -181,7 +188,7 @@ class Router:
         RejectedError
             Too large, past its deadline, or no instance takes requests.
         InputError
-            A length below 1.
+            A length below 1, or a deadline out of range.
 
         Notes
         -----
@@ -189,34 +196,44 @@ class Router:
         """
         if prompt_tokens < 1:
             raise InputError(f"prompt_tokens = {prompt_tokens}: must be at least 1")
+        if deadline_s is not None and not 0 <= deadline_s < _MOST_S:
+            raise InputError(f"deadline_s = {deadline_s}: must be from 0 to {_MOST_S:,}; None sets none")
+        if self._stopped:
+            raise RejectedError("shutdown", None)
         number, self._next_id = self._next_id, self._next_id + 1
         now_ns = self._clock.now_ns()
-        request = _Request(asyncio.get_running_loop().create_future(), now_ns, prompt_tokens)
-        self._requests[number] = request
-        self._unanswered.add(number)
-        blocks = _NOTHING if block_ids is None else block_ids
-        deadline_ns = NO_DEADLINE if deadline_s is None else now_ns + int(deadline_s * 1e9)
         batch = RequestBatch(
             id=np.array([number]),
             prompt_tokens=np.array([prompt_tokens]),
-            block_offset=np.array([0, len(blocks)]) if block_ids is not None else None,
-            block_id=blocks if block_ids is not None else None,
+            block_offset=None if block_ids is None else np.array([0, len(block_ids)]),
+            block_id=block_ids,
             priority=np.array([priority]),
-            deadline_ns=np.array([deadline_ns]),
+            deadline_ns=np.array([NO_DEADLINE if deadline_s is None else now_ns + int(deadline_s * 1e9)]),
         )
+        request = _Request(batch, asyncio.get_running_loop().create_future(), now_ns)
+        self._requests[number] = request
+        self._unanswered.add(number)
         self._driver.feed(RequestsArrived(batch))
         return await self._answer(number, request)
 
     async def place_again(self, placed: Placed, reason: str) -> Placed:
-        """Return another place for a request whose dispatch did not get through; errors as `place`."""
+        """Return another place for a request whose dispatch did not get through; errors as `place`.
+
+        Raises
+        ------
+        KeyError
+            It is not in flight: its first token or its end was told.
+        """
         request = self._requests[placed.id]
-        if request.unread:  # its instance was lost meanwhile, and it has been placed anew
+        if request.unread:  # its instance was lost meanwhile, and the scheduler has decided anew
             request.unread = False
         else:
-            request.answer = asyncio.get_running_loop().create_future()
+            request.renew()
             self._unanswered.add(placed.id)
             self._tracker.gone(placed.id)
-            self._driver.feed(DispatchFailed(placed.window_id, np.array([placed.id]), reason))
+            self._driver.feed(DispatchFailed(placed.window_id, request.batch.id, reason))
+            # A scheduler that took it for answered has forgotten it; one that has not counts a duplicate.
+            self._driver.feed(RequestsArrived(request.batch))
         return await self._answer(placed.id, request)
 
     async def _answer(self, number: int, request: _Request) -> Placed:
@@ -224,6 +241,9 @@ class Router:
             return await asyncio.shield(request.answer)
         except asyncio.CancelledError:
             self.cancelled(number)
+            raise
+        except RejectedError:
+            self._requests.pop(number, None)
             raise
 
     # -- telling ------------------------------------------------------------------------------------------------
@@ -279,10 +299,7 @@ class Router:
         elif isinstance(command, Reject):
             retry = None if command.retry_after_ns is None else command.retry_after_ns / 1e9
             for number in command.ids.tolist():
-                request = self._requests.pop(number, None)
-                self._unanswered.discard(number)
-                if request is not None and not request.answer.done():
-                    request.answer.set_exception(RejectedError(command.reason, retry))
+                self._reject(number, RejectedError(command.reason, retry))
 
     def _dispatch(self, command: Dispatch) -> None:
         now_ns = self._clock.now_ns()
@@ -292,12 +309,22 @@ class Router:
                 continue
             placed = Placed(number, command.instance, unit, command.window_id, now_ns - request.asked_ns)
             if request.answer.done():
-                request.answer = asyncio.get_running_loop().create_future()
+                request.renew()
                 request.unread = True
-            request.placed = placed
             request.answer.set_result(placed)
             self._unanswered.discard(number)
-            self._tracker.sent(number, command.instance, unit, request.prompt_tokens, now_ns)
+            self._tracker.sent(number, command.instance, unit, int(request.batch.prompt_tokens[0]), now_ns)
+
+    def _reject(self, number: int, error: RejectedError) -> None:
+        self._unanswered.discard(number)
+        request = self._requests.get(number)
+        if request is None:
+            return
+        if request.answer.done():  # it was placed once; who asks for another place will be told
+            request.renew()
+            request.unread = True
+        request.answer.set_exception(error)
+        request.answer.exception()  # it may be that nobody asks
 
     # -- passes -------------------------------------------------------------------------------------------------
 
