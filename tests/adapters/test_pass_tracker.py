@@ -27,7 +27,7 @@ class Told:
     """What an engine did and what the tracker said of it."""
 
     passes: list[PassWork]
-    inferred: list[tuple[int, PassInferred]]
+    inferred: list[PassInferred]
 
 
 def follow(requests: list[tuple[int, int, int]], way_ns: int, burst_ns: int) -> Told:
@@ -81,8 +81,11 @@ def follow(requests: list[tuple[int, int, int]], way_ns: int, burst_ns: int) -> 
             launch(now_ns)
         elif kind == "token":
             assert isinstance(what, int)
-            if (inferred := tracker.first_token(what, now_ns)) is not None:
-                told.inferred.append((now_ns, inferred))
+            told.inferred += tracker.first_token(what, now_ns)
+        elif kind == "overdue":
+            told.inferred += tracker.overdue(now_ns)
+        if (due_ns := tracker.due_ns()) is not None:
+            post(max(due_ns, now_ns + 1), "overdue", None)
     return told
 
 
@@ -113,7 +116,7 @@ def test_every_pass_that_answers_is_seen_once_when_its_first_token_comes(
     assume(not close_to_a_launch(requests, told, way_ns))
     answering = [work for work in told.passes if work.finishing]
     ends = [work.record.start_ns + work.record.duration_ns + way_ns for work in answering]
-    assert [at_ns for at_ns, _ in told.inferred] == ends
+    assert [one.ended_ns for one in told.inferred] == ends
 
 
 @given(ARRIVALS)
@@ -121,7 +124,8 @@ def test_every_pass_that_answers_is_seen_once_when_its_first_token_comes(
 def test_what_is_still_queued_is_told_exactly_where_nothing_is_on_its_way(requests: list[tuple[int, int, int]]) -> None:
     told = follow(requests, 0, 0)
     assume(not close_to_a_launch(requests, told, 0))
-    for at_ns, one in told.inferred:
+    for one in told.inferred:
+        at_ns = one.ended_ns
         sent = np.zeros(RANKS, np.int64)
         for sent_ns, rank, tokens in requests:
             if sent_ns <= at_ns:
@@ -139,19 +143,29 @@ def test_a_request_that_missed_its_pass_is_counted_to_the_next() -> None:
     tracker = PassTracker(1, 2, CHUNK)
     tracker.sent(0, 0, 0, 500, at_ns=0)
     tracker.sent(1, 0, 1, 500, at_ns=0)
-    first = tracker.first_token(0, at_ns=25 * MS)
-    assert first is not None
-    assert (first.tokens_run.tolist(), first.tokens_queued.tolist()) == ([500, 500], [0, 0])
-    second = tracker.first_token(1, at_ns=50 * MS)  # too late for the burst of the first pass: it ran in another
-    assert second is not None
-    assert (second.tokens_run.tolist(), second.duration_ns) == ([0, 500], 25 * MS)
+    assert tracker.first_token(0, at_ns=24 * MS) == []  # the other one may still come
+    assert tracker.due_ns() == 36 * MS
+    assert tracker.overdue(35 * MS) == []
+    (first,) = tracker.overdue(36 * MS)
+    assert (first.tokens_run.tolist(), first.tokens_queued.tolist()) == ([500, 0], [0, 500])
+    (second,) = tracker.first_token(1, at_ns=50 * MS)
+    assert (second.tokens_run.tolist(), second.duration_ns) == ([0, 500], 26 * MS)
+    assert tracker.due_ns() is None
+
+
+def test_a_client_that_leaves_is_waited_for_no_longer() -> None:
+    tracker = PassTracker(1, 2, CHUNK)
+    tracker.sent(0, 0, 0, 500, at_ns=0)
+    tracker.sent(1, 0, 1, 500, at_ns=0)
+    assert tracker.first_token(0, at_ns=24 * MS) == []
+    (only,) = tracker.gone(1)
+    assert (only.tokens_run.tolist(), only.tokens_queued.tolist()) == ([500, 500], [0, 0])
 
 
 def test_a_long_prompt_tells_of_passes_that_showed_no_token() -> None:
     tracker = PassTracker(1, 2, CHUNK)
     tracker.sent(0, 0, 0, 2500, at_ns=0)
-    ended = tracker.first_token(0, at_ns=90 * MS)
-    assert ended is not None
+    (ended,) = tracker.first_token(0, at_ns=90 * MS)
     assert (ended.duration_ns, ended.tokens_run.tolist()) == (30 * MS, [500, 0])
 
 
@@ -159,11 +173,12 @@ def test_an_answer_out_of_order_bends_the_picture_not_the_tracker() -> None:
     tracker = PassTracker(1, 1, CHUNK)
     tracker.sent(0, 0, 0, 900, at_ns=0)
     tracker.sent(1, 0, 0, 900, at_ns=10 * MS)
-    first = tracker.first_token(1, at_ns=40 * MS)  # the later one first: a prefix hit, or no first come, first served
-    assert first is not None
-    assert first.tokens_queued.tolist() == [0]
-    assert tracker.first_token(0, at_ns=41 * MS) is None
-    tracker.gone(0)
+    assert (
+        tracker.first_token(1, at_ns=40 * MS) == []
+    )  # the later one first: a prefix hit, or no first come, first served
+    (first,) = tracker.first_token(0, at_ns=41 * MS)
+    assert (first.ended_ns, first.tokens_queued.tolist()) == (40 * MS, [0])
+    assert tracker.gone(0) == []
     tracker.sent(2, 0, 0, 900, at_ns=42 * MS)
     tracker.lost(0)
-    assert tracker.first_token(2, at_ns=60 * MS) is None
+    assert tracker.first_token(2, at_ns=60 * MS) == []

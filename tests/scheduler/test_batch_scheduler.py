@@ -91,6 +91,17 @@ def test_the_next_batch_is_committed_before_the_pass_ends() -> None:
     assert s.next_timer_ns() == 3 * PASS + 10, "the pass takes one batch; only its watchdog is left"
 
 
+def test_an_end_that_is_told_late_counts_from_when_it_was() -> None:
+    """The driver heard the last first token of the pass 80 later than the first: the next pass has run since then."""
+    s = scheduler()
+    arrive(s, 0, 250, 10)
+    fire(s, 0)
+    s.handle(FirstTokens(np.array([1])), now_ns=PASS + 80)
+    s.handle(PassEnded(0, 0, PASS, np.array([100, 10]), np.array([150, 0]), ended_ns=PASS), now_ns=PASS + 80)
+    arrive(s, PASS + 90, 30, first_id=2)
+    assert s.next_timer_ns() == 2 * PASS - 100
+
+
 def test_debt_counts_as_load_of_the_next_pass() -> None:
     """A prompt of 250 on a budget of 100 leaves 150: its unit takes nothing for the next pass."""
     s = scheduler()

@@ -16,14 +16,15 @@ class PassInferred:
 
     Parameters
     ----------
-    instance, duration_ns
-        Which instance, and for how long the pass ran.
+    instance, duration_ns, ended_ns
+        Which instance, for how long the pass ran, and when it ended.
     tokens_run, tokens_queued
         int64[units of the instance], as in `PassEnded`.
     """
 
     instance: int
     duration_ns: int
+    ended_ns: int
     tokens_run: IntArray
     tokens_queued: IntArray
 
@@ -32,11 +33,20 @@ class PassInferred:
 class _Sent:
     """A request at an engine: `done` tokens of its prompt must have run."""
 
-    instance: int
     unit: int
     tokens: int
     at_ns: int
     done: int = 0
+
+
+@dataclass(slots=True)
+class _Burst:
+    """The first tokens of a pass as they come in: `missing` are the requests whose token is still to come."""
+
+    launched_ns: int
+    ended_ns: int
+    run: IntArray
+    missing: set[int]
 
 
 @dataclass(slots=True)
@@ -47,16 +57,18 @@ class _Instance:
     launched_ns: int | None = None
     last_launch_ns: int = -1
     last_end_ns: int = -1
+    burst: _Burst | None = None
 
 
 class PassTracker:
     """Infers passes of instances from the requests sent to them and the first tokens that come back.
 
     It mirrors the engine's laws: a pass runs what reached its units before the launch, in order, up to `chunk_tokens`
-    of each, and its first tokens arrive in a burst as it ends. The first of them tells the end; what else must have
-    run in it counts as run though its token is still on its way. A token that comes later than half a pass after the
-    last end, or of a request sent since that pass was launched, ends the next one. A prompt of several chunks tells
-    at its end that passes before it ended unseen.
+    of each, and its first tokens arrive in a burst as it ends. The first of them tells the end. The pass is told once
+    all tokens have come that the mirror expects of it, or `GRACE_NS` later: what is still missing then was not in
+    time for the pass, and is queued. A token that comes later than half a pass after the last end, or of a request
+    sent since that pass was launched, ends the next one. A prompt of several chunks tells at its end that passes
+    before it ended unseen.
 
     Parameters
     ----------
@@ -65,6 +77,9 @@ class PassTracker:
     chunk_tokens
         New tokens of a unit and pass.
     """
+
+    GRACE_NS: ClassVar[int] = 50_000_000
+    """Longest burst; shorter passes bound it to half of theirs."""
 
     TRANSIT_NS: ClassVar[int] = 2_000_000
     """What is sent so long after the launch that we know of may still have been in time for it."""
@@ -78,27 +93,32 @@ class PassTracker:
     def sent(self, number: int, instance: int, unit: int, tokens: int, at_ns: int) -> None:
         """Note that a request went to a unit."""
         of = self._instances[instance]
-        of.waiting[number] = _Sent(instance, unit, tokens, at_ns)
+        of.waiting[number] = _Sent(unit, tokens, at_ns)
         self._instance_of[number] = instance
         if of.launched_ns is None:
             of.launched_ns = at_ns
 
-    def first_token(self, number: int, at_ns: int) -> PassInferred | None:
-        """Note a first token; return the pass that it shows to have ended, None where that is known already."""
+    def first_token(self, number: int, at_ns: int) -> list[PassInferred]:
+        """Note a first token; return the passes of which all is known now."""
         instance = self._instance_of.pop(number, None)
         if instance is None:
-            return None
+            return []
         of = self._instances[instance]
         sent = of.waiting[number]
-        ended = self._pass_ended(instance, of, sent, at_ns) if self._ends_a_pass(of, sent, at_ns) else None
+        told = []
+        if self._ends_a_pass(of, sent, at_ns):
+            told += self._tell(instance)
+            self._begin_burst(of, sent, at_ns)
         del of.waiting[number]
-        return ended
+        return told + self._no_longer_missing(instance, number)
 
-    def gone(self, number: int) -> None:
-        """Forget a request that was cancelled or sent elsewhere."""
+    def gone(self, number: int) -> list[PassInferred]:
+        """Forget a request that was cancelled or sent elsewhere; return as `first_token`."""
         instance = self._instance_of.pop(number, None)
-        if instance is not None:
-            self._instances[instance].waiting.pop(number)
+        if instance is None:
+            return []
+        self._instances[instance].waiting.pop(number)
+        return self._no_longer_missing(instance, number)
 
     def lost(self, instance: int) -> None:
         """Forget what an instance had."""
@@ -106,27 +126,59 @@ class PassTracker:
             del self._instance_of[number]
         self._instances[instance] = _Instance()
 
+    def due_ns(self) -> int | None:
+        """Return when `overdue` is to be asked next; None while no token is missing."""
+        return min((self._due_ns(of.burst) for of in self._instances if of.burst is not None), default=None)
+
+    def overdue(self, now_ns: int) -> list[PassInferred]:
+        """Return the passes whose missing tokens are waited for no longer."""
+        late = [k for k, of in enumerate(self._instances) if of.burst is not None and self._due_ns(of.burst) <= now_ns]
+        return [told for instance in late for told in self._tell(instance)]
+
+    def _due_ns(self, burst: _Burst) -> int:
+        return burst.ended_ns + min(self.GRACE_NS, (burst.ended_ns - burst.launched_ns) // 2)
+
+    def _no_longer_missing(self, instance: int, number: int) -> list[PassInferred]:
+        burst = self._instances[instance].burst
+        if burst is None:
+            return []
+        burst.missing.discard(number)
+        return [] if burst.missing else self._tell(instance)
+
     def _ends_a_pass(self, of: _Instance, sent: _Sent, at_ns: int) -> bool:
         if sent.at_ns > of.last_launch_ns + self.TRANSIT_NS and sent.done < sent.tokens:
             return True  # it was not there when the last pass was launched
         return at_ns - of.last_end_ns > (of.last_end_ns - of.last_launch_ns) // 2
 
-    def _pass_ended(self, instance: int, of: _Instance, sent: _Sent, at_ns: int) -> PassInferred:
+    def _begin_burst(self, of: _Instance, sent: _Sent, at_ns: int) -> None:
+        """Let the passes run that end with the first token of a request."""
         launched_ns = max(sent.at_ns, of.last_end_ns) if of.launched_ns is None else of.launched_ns
-        for other in of.waiting.values():
-            if other.done >= other.tokens:
-                other.done = 0  # it was not in time for the pass that it was counted to
         run = self._run_pass(of, launched_ns)
         unseen = self._passes_until(of, sent)
         duration_ns = max(1, (at_ns - launched_ns) // (1 + unseen))
         for k in range(1, unseen + 1):
             run = self._run_pass(of, max(sent.at_ns, launched_ns + k * duration_ns))
-        queued = np.zeros(self._num_units, np.int64)
-        for other in of.waiting.values():
-            queued[other.unit] += other.tokens - other.done
+        missing = {number for number, other in of.waiting.items() if other.done >= other.tokens}
+        of.burst = _Burst(at_ns - duration_ns, at_ns, run, missing)
         of.last_launch_ns, of.last_end_ns = at_ns - duration_ns, at_ns
-        of.launched_ns = at_ns if queued.any() else None
-        return PassInferred(instance, duration_ns, run, queued)
+        more = any(other.done < other.tokens for other in of.waiting.values())
+        of.launched_ns = at_ns if more else None
+
+    def _tell(self, instance: int) -> list[PassInferred]:
+        """Return the pass whose burst is over."""
+        of = self._instances[instance]
+        burst, of.burst = of.burst, None
+        if burst is None:
+            return []
+        queued = np.zeros(self._num_units, np.int64)
+        for number, other in of.waiting.items():
+            if number in burst.missing:  # it was not in time for the pass
+                other.done = 0
+                burst.run[other.unit] -= min(other.tokens, int(burst.run[other.unit]))
+                of.launched_ns = burst.ended_ns
+            if other.at_ns <= burst.ended_ns:
+                queued[other.unit] += other.tokens - other.done
+        return [PassInferred(instance, burst.ended_ns - burst.launched_ns, burst.ended_ns, burst.run, queued)]
 
     def _passes_until(self, of: _Instance, sent: _Sent) -> int:
         """Return how many more passes it takes until the prompt of a request is done."""

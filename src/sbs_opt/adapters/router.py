@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sbs_opt.adapters.asyncio_driver import AsyncioDriver, Clock, MonotonicClock
-from sbs_opt.adapters.pass_tracker import PassTracker
+from sbs_opt.adapters.pass_tracker import PassInferred, PassTracker
 from sbs_opt.models.checks import IntArray
 from sbs_opt.models.cost import CostModel
 from sbs_opt.models.deployment import Deployment
@@ -125,6 +125,7 @@ class Router:
         prefill = deployment.of_phase("prefill")
         self.num_instances, self.num_units = len(prefill), prefill[0].num_units
         self._tracker = PassTracker(self.num_instances, self.num_units, prefill[0].unit.chunk_tokens)
+        self._overdue: asyncio.TimerHandle | None = None
         self._pass_number = [0] * self.num_instances
         self._reported_ns: list[int | None] = [None] * self.num_instances
 
@@ -139,6 +140,8 @@ class Router:
     def stop(self) -> None:
         """Let `run` return once everything told so far is handled; nothing is placed any more."""
         self._stopped = True
+        if self._overdue is not None:
+            self._overdue.cancel()
         self._driver.stop()
 
     @property
@@ -230,7 +233,7 @@ class Router:
         else:
             request.renew()
             self._unanswered.add(placed.id)
-            self._tracker.gone(placed.id)
+            self._tell_inferred(self._tracker.gone(placed.id))
             self._driver.feed(DispatchFailed(placed.window_id, request.batch.id, reason))
             # A scheduler that took it for answered has forgotten it; one that has not counts a duplicate.
             self._driver.feed(RequestsArrived(request.batch))
@@ -256,25 +259,30 @@ class Router:
         self._unanswered.discard(number)
         cached = None if cached_tokens is None else np.array([cached_tokens])
         self._driver.feed(FirstTokens(np.array([number]), cached))
-        now_ns = self._clock.now_ns()
-        inferred = self._tracker.first_token(number, now_ns)
-        if inferred is not None and not self._reports_passes(inferred.instance, now_ns):
-            self._feed_pass(inferred.instance, inferred.duration_ns, inferred.tokens_run, inferred.tokens_queued)
+        self._tell_inferred(self._tracker.first_token(number, self._clock.now_ns()))
 
     def cancelled(self, number: int) -> None:
         """Tell that a request is over without a first token: its load is released; telling twice does no harm."""
         if self._requests.pop(number, None) is not None:
             self._unanswered.discard(number)
-            self._tracker.gone(number)
+            self._tell_inferred(self._tracker.gone(number))
             self._driver.feed(RequestsCancelled(np.array([number])))
 
-    def pass_ended(self, instance: int, duration_ns: int, tokens_run: IntArray, tokens_queued: IntArray) -> None:
+    def pass_ended(
+        self,
+        instance: int,
+        duration_ns: int,
+        tokens_run: IntArray,
+        tokens_queued: IntArray,
+        *,
+        ended_ns: int | None = None,
+    ) -> None:
         """Tell what an engine reports of a pass, each once and in order; see `PassEnded`.
 
         While an instance reports, nothing is inferred of its passes.
         """
         self._reported_ns[instance] = self._clock.now_ns()
-        self._feed_pass(instance, duration_ns, tokens_run, tokens_queued)
+        self._feed_pass(instance, duration_ns, tokens_run, tokens_queued, ended_ns)
 
     def instance_lost(self, instance: int) -> None:
         """Tell that an instance is gone: what it has not answered is placed elsewhere."""
@@ -303,7 +311,9 @@ class Router:
 
     def _dispatch(self, command: Dispatch) -> None:
         now_ns = self._clock.now_ns()
-        for number, unit in zip(command.ids.tolist(), command.units.tolist(), strict=True):
+        # Sending takes time: one to each unit in turn, a batch that is cut off by a launch is still balanced.
+        turns = _turns(command.units)
+        for number, unit in zip(command.ids[turns].tolist(), command.units[turns].tolist(), strict=True):
             request = self._requests.get(number)
             if request is None:  # cancelled in the same round: the scheduler hears of it next
                 continue
@@ -328,14 +338,36 @@ class Router:
 
     # -- passes -------------------------------------------------------------------------------------------------
 
-    def _reports_passes(self, instance: int, now_ns: int) -> bool:
+    def _reports_passes(self, instance: int) -> bool:
         reported_ns = self._reported_ns[instance]
-        return reported_ns is not None and now_ns - reported_ns < _REPORTS_HOLD_NS
+        return reported_ns is not None and self._clock.now_ns() - reported_ns < _REPORTS_HOLD_NS
 
-    def _feed_pass(self, instance: int, duration_ns: int, tokens_run: IntArray, tokens_queued: IntArray) -> None:
+    def _tell_inferred(self, passes: Sequence[PassInferred]) -> None:
+        for one in passes:
+            if not self._reports_passes(one.instance):
+                self._feed_pass(one.instance, one.duration_ns, one.tokens_run, one.tokens_queued, one.ended_ns)
+        if self._overdue is None and (due_ns := self._tracker.due_ns()) is not None:
+            wait_s = max(0.0, (due_ns - self._clock.now_ns()) * 1e-9)
+            self._overdue = asyncio.get_running_loop().call_later(wait_s, self._tell_overdue)
+
+    def _tell_overdue(self) -> None:
+        self._overdue = None
+        self._tell_inferred(self._tracker.overdue(self._clock.now_ns()))
+
+    def _feed_pass(
+        self, instance: int, duration_ns: int, tokens_run: IntArray, tokens_queued: IntArray, ended_ns: int | None
+    ) -> None:
         number = self._pass_number[instance]
         self._pass_number[instance] = number + 1
-        self._driver.feed(PassEnded(instance, number, duration_ns, tokens_run, tokens_queued))
+        self._driver.feed(PassEnded(instance, number, duration_ns, tokens_run, tokens_queued, ended_ns))
+
+
+def _turns(units: IntArray) -> IntArray:
+    """Return an order that goes through the units in turns; those of one unit stay in theirs."""
+    by_unit = np.argsort(units, kind="stable")
+    sorted_units = units[by_unit]
+    turn = np.arange(len(units)) - np.searchsorted(sorted_units, sorted_units)
+    return by_unit[np.argsort(turn, kind="stable")]
 
 
 def place_batch(

@@ -22,6 +22,9 @@ PHASES = ("both", "prefill", "decode")
 """What an upstream runs of a request."""
 
 _MOST_BODY = 1 << 30
+_LEAD_NS = 60_000_000
+"""What a batch of some sixty requests takes until all of it has reached an engine."""
+
 _MOST_SEQUENCES = 1 << 16
 """Of a decode unit; the engine knows its own limit, and queues."""
 
@@ -281,10 +284,17 @@ def _config(table: dict[str, Any]) -> ServeConfig:
         "upstreams": tuple(_table(Upstream, row, "upstreams") for row in rows),
         "engines": _table(Engines, rest.pop("engines", {}), "engines"),
         "limits": _table(Limits, rest.pop("limits", {}), "limits"),
-        "scheduler": config_from_dict(rest.pop("scheduler", {})),
+        "scheduler": _scheduler(rest.pop("scheduler", {})),
     }
     config: ServeConfig = _table(ServeConfig, rest | parts, "top level")
     return config
+
+
+def _scheduler(given: Any) -> SchedulerConfig:
+    """Fill the scheduler's settings; a batch takes time to send, so it is committed earlier than in a simulation."""
+    if not isinstance(given, dict):
+        raise InputError(f"scheduler: expected a table, found {given!r}")
+    return config_from_dict({"lead_ns": _LEAD_NS} | given)
 
 
 def _table(kind: Any, given: Any, where: str) -> Any:

@@ -111,6 +111,8 @@ class PassEnded:
         From launch to end.
     tokens_run, tokens_queued
         int64[units of the instance]; queued counts the rest of a started prompt and the whole of an unstarted one.
+    ended_ns
+        When it ended, where that is known; None: the configured `notification_ns` before it is heard of.
     """
 
     instance: int
@@ -118,6 +120,7 @@ class PassEnded:
     duration_ns: int
     tokens_run: IntArray
     tokens_queued: IntArray
+    ended_ns: int | None = None
 
     def __post_init__(self) -> None:
         _columns(self, "tokens_run", "tokens_queued")

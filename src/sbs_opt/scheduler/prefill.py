@@ -88,6 +88,8 @@ class PrefillScheduler(EventScheduler):
         if not self._known(event.instance) or not self._well_formed(event.tokens_run, event.tokens_queued):
             return ()
         end_ns = self._now_ns - self.config.notification_ns
+        if event.ended_ns is not None:
+            end_ns = min(event.ended_ns, self._now_ns)
         stale = self._book.pass_ended(
             event.instance, event.pass_number, event.duration_ns, event.tokens_run, event.tokens_queued, end_ns
         )
