@@ -4,103 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 pytest.importorskip("aiohttp")
 pytest.importorskip("prometheus_client")
 
-import aiohttp
-from aiohttp import web
-
 from sbs_opt.adapters.capture import CaptureWriter
-from sbs_opt.adapters.http.proxy import Proxy
-from sbs_opt.adapters.serve_config import Engines, Limits, ServeConfig, Upstream
+from sbs_opt.adapters.serve_config import Engines, ServeConfig, Upstream
 from sbs_opt.instances import read_trace
 from sbs_opt.models.errors import InputError
 from sbs_opt.scheduler.config import SchedulerConfig
-from sbs_opt.testing.costs import LinearDecode, LinearPrefill, linear_cost_model
-from sbs_opt.testing.engines import EngineConfig, FakeEngine, Fault
-
-RANKS = 4
-COST = linear_cost_model(LinearPrefill(4_000_000, 500, chunk_tokens=4096), LinearDecode(1_000_000))
-ENGINE = EngineConfig(
-    kind="vllm", ranks=RANKS, chunk_tokens=4096, context_tokens=8192, prefill=COST.prefill, decode=COST.decode
-)  # fmt: skip
-LIMITS = Limits(
-    body_bytes=100_000, connect_s=0.5, silence_s=1.0, health_s=0.1, telemetry_s=0.05, hold_s=3.0, drain_s=2.0
-)
-
-
-@dataclass
-class Bench:
-    """Two engines, a proxy before them, and a client."""
-
-    engines: list[FakeEngine]
-    proxy: Proxy
-    url: str
-    client: aiohttp.ClientSession
-
-    async def complete(self, number: int, tokens: int = 500, **more: Any) -> tuple[int, bytes]:
-        body = {"model": "fake", "prompt": list(range(tokens)), "max_tokens": 4, "stream": True} | more
-        headers = {"x-request-id": f"r{number}"}
-        async with self.client.post(f"{self.url}/v1/completions", json=body, headers=headers) as answer:
-            return answer.status, await answer.read()
-
-    def received(self) -> dict[str, list[tuple[int, int]]]:
-        """Return where every request arrived, (engine, rank)."""
-        found: dict[str, list[tuple[int, int]]] = {}
-        for k, engine in enumerate(self.engines):
-            for name, rank in engine.received.items():
-                found.setdefault(name, []).append((k, rank))
-        return found
-
-
-@asynccontextmanager
-async def bench(
-    kind: Literal["vllm", "sglang"] = "vllm", capture: CaptureWriter | None = None, **changes: Any
-) -> AsyncIterator[Bench]:
-    engines = [FakeEngine(replace(ENGINE, kind=kind)) for _ in range(2)]
-    for engine in engines:
-        await engine.start()
-    upstreams = tuple(Upstream(f"engine-{k}", engine.url, kind) for k, engine in enumerate(engines))
-    config = ServeConfig(
-        upstreams, Engines(ranks=RANKS, chunk_tokens=4096, context_tokens=8192), limits=LIMITS, **changes
-    )  # fmt: skip
-    proxy = Proxy(config, *([capture] if capture else []))
-    runner = web.AppRunner(proxy.app(), handler_cancellation=True, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    address = runner.addresses[0]
-    try:
-        async with aiohttp.ClientSession() as client:
-            yield Bench(engines, proxy, f"http://{address[0]}:{address[1]}", client)
-            async with asyncio.timeout(5):  # whatever happened, all load is released
-                while proxy.router.in_flight or proxy.router.booked or proxy.open_answers:
-                    await asyncio.sleep(0.01)
-    finally:
-        await runner.cleanup()
-        for engine in engines:
-            await engine.stop()
-
-
-def run(scenario: Callable[[Bench], Awaitable[None]], **changes: Any) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(30), bench(**changes) as one:
-            await scenario(one)
-
-    asyncio.run(main())
-
-
-def tokens_of(stream: bytes) -> int:
-    events = [line[6:] for line in stream.decode().split("\n\n") if line.startswith("data: ")]
-    assert events[-1] == "[DONE]"
-    return sum(bool(json.loads(event)["choices"][0]["text"]) for event in events[:-1])
+from sbs_opt.testing.engines import Fault
+from tests.adapters.proxy_bench import RANKS, Bench, run, tokens_of
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
@@ -265,12 +183,18 @@ def test_a_token_is_asked_for_where_one_is_set() -> None:
 
 def test_draining_answers_what_is_under_way_and_takes_nothing_new() -> None:
     async def scenario(one: Bench) -> None:
-        tasks = [asyncio.create_task(one.complete(k, 4000)) for k in range(8)]
-        await asyncio.sleep(0.02)
+        for engine in one.engines:
+            engine.inject(Fault("stall_before_first", count=8))
+        tasks = [asyncio.create_task(one.complete(k)) for k in range(8)]
+        while one.proxy.open_answers < 8:
+            await asyncio.sleep(0.001)
         draining = asyncio.create_task(one.proxy.drain())
         await asyncio.sleep(0)
         status, body = await one.complete(99)
         assert (status, json.loads(body)["error"]["type"]) == (503, "shutdown")
+        assert not draining.done()
+        for engine in one.engines:
+            engine.release()
         assert [status for status, _ in await asyncio.gather(*tasks)] == [200] * 8
         await draining
 

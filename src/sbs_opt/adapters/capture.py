@@ -138,6 +138,9 @@ class CaptureWriter:
             os.close(self._descriptor)
             raise
 
+    def arrived(self, arrival_ns: int) -> None:
+        """Hear of a request that is yet to be written; nothing is to be done."""
+
     def write(self, request: FinishedRequest) -> None:
         """Append one request.
 

@@ -42,6 +42,11 @@ class Ask:
     output_tokens: int | None = None
     outcome: str = "rejected"
 
+    @property
+    def streamed(self) -> bool:
+        """Whether its answer comes token by token."""
+        return bool(self.body.get("stream"))
+
     def finished(self) -> FinishedRequest:
         """Return what is told of the request once it is over."""
         placed = self.placed
@@ -52,7 +57,8 @@ class Ask:
             prompt_tokens=self.prompt_tokens,
             output_tokens=output if self.first_token_ns else 0,
             outcome=self.outcome,
-            first_token_ns=self.first_token_ns,
+            # An answer in one piece does not show when its first token was there.
+            first_token_ns=self.first_token_ns if self.streamed else None,
             placement=None if placed is None else (placed.instance, placed.unit),
             block_ids=() if self.blocks is None else self.blocks,
         )

@@ -57,7 +57,10 @@ class Core:
         limits = self.config.limits
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s, sock_read=limits.silence_s)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
+        # No cookie of one client may reach an upstream with the request of another.
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+        )
         self.health = Health(self.config, self._session, self.router, self.decode, self._metrics)
         telemetry = Telemetry(self.config, self._session, self.router, self._metrics)
         self._tasks = [asyncio.create_task(self.router.run())]
@@ -147,10 +150,11 @@ class Core:
         )  # fmt: skip
 
     async def _place_anew(self, ask: Ask, placed: Placed, reason: str) -> Placed:
-        if self.router.has(placed.id):
-            return await self.router.place_again(placed, reason)
-        ask.first_token_ns = None  # its prompt was done, and is lost with the decode leg that failed
-        return await self._place(ask)
+        with self.health.resting(self._prefill[placed.instance]):
+            if self.router.has(placed.id):
+                return await self.router.place_again(placed, reason)
+            ask.first_token_ns = None  # its prompt was done, and is lost with the decode leg that failed
+            return await self._place(ask)
 
     async def _forward(self, http: web.Request, ask: Ask, placed: Placed) -> web.StreamResponse:
         """Send a request to the unit that it was placed on, and its answer back."""
@@ -220,7 +224,7 @@ class Core:
         status = opened.answer.status
         ask.outcome = "answered" if status < 400 else "refused"
         if status < 400:
-            self._first_token(ask, placed)
+            self._first_token(ask, placed, alone=ask.streamed)
         self._metrics.answered(upstream.name, placed, status)
         try:
             response, tail, whole = await pass_on(http, ask, opened)
@@ -236,11 +240,15 @@ class Core:
             self._ratio.learn(ask.prompt, counted["prompt_tokens"])
         return response
 
-    def _first_token(self, ask: Ask, placed: Placed | None) -> None:
+    def _first_token(self, ask: Ask, placed: Placed | None, *, alone: bool = True) -> None:
+        """Note that a prompt is done; its token tells the end of a pass only where it comes `alone`."""
         if ask.first_token_ns is None:
             ask.first_token_ns = time.time_ns()
         if placed is not None:
-            self.router.first_token(placed.id)
+            if alone:
+                self.router.first_token(placed.id)
+            else:
+                self.router.cancelled(placed.id)
 
     def _headers(self, http: web.Request) -> dict[str, str]:
         return passed_on(http.headers, self.config.token)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import aiohttp
 
@@ -52,6 +53,7 @@ class Health:
         self._well = {upstream.name: True for upstream in config.upstreams}
         for name in self._well:
             metrics.healthy(name, True)
+        self._resting = dict.fromkeys(self._well, 0)
         self.instance_ids: dict[str, int] = {}
         self._workers: dict[str, list[str]] = {}
         for upstream in config.upstreams:
@@ -69,6 +71,26 @@ class Health:
             self._metrics.healthy(upstream.name, False)
             router, instance = self._routers[upstream.name]
             router.instance_lost(instance)
+
+    @contextmanager
+    def resting(self, upstream: Upstream) -> Iterator[None]:
+        """Give an instance nothing new while what failed there is placed elsewhere; the last one is spared."""
+        router, instance = self._routers[upstream.name]
+        if isinstance(router, DecodeRouter) or not any(
+            well and not self._resting[name] and name != upstream.name and self._routers[name][0] is router
+            for name, well in self._well.items()
+        ):
+            yield
+            return
+        self._resting[upstream.name] += 1
+        if self._resting[upstream.name] == 1:
+            router.instance_draining(instance)
+        try:
+            yield
+        finally:
+            self._resting[upstream.name] -= 1
+            if not self._resting[upstream.name] and self._well[upstream.name]:
+                router.instance_returned(instance)
 
     async def resolve(self, upstream: Upstream) -> None:
         """Find out at the start what an upstream is addressed by; one that cannot be found is ejected."""

@@ -27,6 +27,10 @@ from sbs_opt.models.errors import InputError
 class Recorder(Protocol):
     """Takes requests that are over."""
 
+    def arrived(self, arrival_ns: int) -> None:
+        """Hear of a request that `write` will be called for."""
+        ...
+
     def write(self, request: FinishedRequest) -> None:
         """Take one; an `OSError` is counted and hurts no client."""
         ...
@@ -173,6 +177,8 @@ class Proxy:
             ask = self._ask(raw)
         except InputError as error:
             return refusal(400, "invalid_request_error", str(error))
+        for recorder in self._recorders:
+            recorder.arrived(ask.arrival_ns)
         try:
             return await core.answer(http, ask)
         except asyncio.CancelledError:
@@ -194,9 +200,12 @@ class Proxy:
 
     def _note(self, ask: Ask) -> None:
         """Tell the recorders of a request that is over; what cannot be written is counted, and no error of a client."""
+        if not self._recorders:
+            return
+        finished = ask.finished()
         for recorder in self._recorders:
             try:
-                recorder.write(ask.finished())
+                recorder.write(finished)
             except OSError:
                 self.metrics.uncaptured()
 

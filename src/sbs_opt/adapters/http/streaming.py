@@ -19,6 +19,7 @@ _HOP_BY_HOP = frozenset(
     ("connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
      "transfer-encoding", "upgrade")
 )  # fmt: skip
+_DONE = b"data: [DONE]\n\n"
 _TAIL_BYTES = 1024
 """Where `usage` stands in an answer."""
 
@@ -65,7 +66,7 @@ async def open_answer(
         No connection, none of an answer, or one of status 500 and above.
     """
     try:
-        answer = await session.post(upstream.url + path, data=payload, headers=headers)
+        answer = await session.post(upstream.url + path, data=payload, headers=headers, allow_redirects=False)
     except UPSTREAM_ERRORS as error:
         unreachable = isinstance(error, aiohttp.ClientConnectorError)
         raise UpstreamError(upstream, type(error).__name__, unreachable=unreachable) from error
@@ -99,6 +100,9 @@ async def pass_on(http: web.Request, ask: Ask, opened: Opened) -> tuple[web.Stre
             tail = (tail + chunk)[-_TAIL_BYTES:]
             chunk = await answer.content.readany()
     except (aiohttp.ClientError, TimeoutError) as error:  # of the upstream; a client that has gone cancels us
+        if tail.endswith(_DONE):  # all was said, only the end of the connection was rough
+            await out.write_eof()
+            return out, tail, True
         if "text/event-stream" not in answer.headers.get("Content-Type", ""):
             if http.transport is not None:
                 http.transport.close()  # half a JSON document must not look like a whole one

@@ -40,6 +40,10 @@ class EngineConfig:
         The one model that it serves.
     prefill, decode
         What passes and steps cost; DeepSeek-V3 on `ranks` units of H800 where not given.
+    transfer_ns_per_token
+        Modelled time that a prompt token's KV cache takes from the prefill to the decode leg.
+    bootstrap_wait_s
+        Wall time for which a prefill leg is awaited when the decode leg of its room came first.
     speed
         Modelled seconds per second of wall clock: 50 is fifty times faster.
     history
@@ -60,6 +64,8 @@ class EngineConfig:
     model: str = "fake"
     prefill: PrefillTiming | None = None
     decode: DecodeTiming | None = None
+    transfer_ns_per_token: float = 0.0
+    bootstrap_wait_s: float = 60.0
     speed: float = 1.0
     history: int = 100_000
 
@@ -71,10 +77,11 @@ class EngineConfig:
             value = getattr(self, count)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{count} = {value!r}: must be a whole number of at least 1")
-        if isinstance(self.speed, bool) or not isinstance(self.speed, int | float):
-            raise InputError(f"speed = {self.speed!r}: must be a number above 0")
-        if not (math.isfinite(self.speed) and self.speed > 0):
-            raise InputError(f"speed = {self.speed!r}: must be finite and above 0")
+        for number, least in (("speed", "above 0"), ("bootstrap_wait_s", "above 0"), ("transfer_ns_per_token", "≥ 0")):
+            value = getattr(self, number)
+            finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not finite or value < 0 or (value == 0 and least == "above 0"):
+                raise InputError(f"{number} = {value!r}: must be a finite number {least}")
         if not isinstance(self.model, str) or not self.model:
             raise InputError(f"model = {self.model!r}: must be a name")
         self.cost_model()

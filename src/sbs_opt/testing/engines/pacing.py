@@ -20,7 +20,7 @@ class ModelClock:
         """Return the present in modelled nanoseconds."""
         return round((time.monotonic() - self._origin_s) * self._speed * 1e9)
 
-    def wall_s(self, model_ns: int) -> float:
+    def wall_s(self, model_ns: float) -> float:
         """Return the wall time that so many modelled nanoseconds take."""
         return model_ns / self._speed / 1e9
 

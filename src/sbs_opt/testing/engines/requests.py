@@ -51,14 +51,13 @@ class Ask:
     rank: int | None
 
 
-def read_ask(body: bytes, headers: Mapping[str, str], chat: bool, config: EngineConfig) -> Ask:
-    """Read a request.
+def read_fields(body: bytes) -> dict[str, Any]:
+    """Read the body of a request.
 
     Raises
     ------
     RequestError
-        400 on malformed JSON, a field of the wrong type, a rank that does not exist or a prompt longer than the
-        context; 404 on an unknown model; 500 where SGLang's prefill refuses the pair of rank and `bootstrap_room`.
+        400 on malformed JSON, or what is no object.
     """
     try:
         fields = json.loads(body)
@@ -66,6 +65,18 @@ def read_ask(body: bytes, headers: Mapping[str, str], chat: bool, config: Engine
         raise RequestError(400, f"malformed JSON: {error}") from None
     if not isinstance(fields, dict):
         raise RequestError(400, "the body must be a JSON object")
+    return fields
+
+
+def read_ask(fields: dict[str, Any], headers: Mapping[str, str], chat: bool, config: EngineConfig) -> Ask:
+    """Read a request.
+
+    Raises
+    ------
+    RequestError
+        400 on a field of the wrong type, a rank that does not exist or a prompt longer than the context; 404 on an
+        unknown model; 500 where SGLang's prefill refuses the pair of rank and `bootstrap_room`.
+    """
     if fields.get("model", config.model) != config.model:
         raise RequestError(404, f"The model {fields['model']!r} does not exist.", code="model_not_found")
     prompt_tokens = _prompt_tokens(fields, chat)
@@ -131,9 +142,9 @@ def _rank(fields: dict[str, Any], headers: Mapping[str, str], config: EngineConf
         return None
     rank = None
     if config.kind == "sglang":
-        rank = _whole(fields, "routed_dp_rank")
+        rank = whole_number(fields, "routed_dp_rank")
         if rank is None:
-            rank = _whole(fields, "data_parallel_rank")  # its older name
+            rank = whole_number(fields, "data_parallel_rank")  # its older name
     if _RANK_HEADER in headers:
         try:
             rank = int(headers[_RANK_HEADER])
@@ -147,19 +158,20 @@ def _rank(fields: dict[str, Any], headers: Mapping[str, str], config: EngineConf
 
 
 def _follow_bootstrap_room(fields: dict[str, Any], rank: int | None, ranks: int) -> int | None:
-    room = _whole(fields, "bootstrap_room")
+    room = whole_number(fields, "bootstrap_room")
     if room is None:
         return rank
     if rank is None:
         return room % ranks
     # A leg that is told the prefill rank does not ask the room for it.
-    if room % ranks != rank and _whole(fields, "disagg_prefill_dp_rank") is None:
+    if room % ranks != rank and whole_number(fields, "disagg_prefill_dp_rank") is None:
         message = f"follow_bootstrap_room conflict: bootstrap_room {room} % {ranks} is not the routed rank {rank}"
         raise RequestError(500, message, "internal_server_error")
     return rank
 
 
-def _whole(fields: dict[str, Any], name: str) -> int | None:
+def whole_number(fields: dict[str, Any], name: str) -> int | None:
+    """Return a field that may be missing; what is no whole number is a `RequestError` with 400."""
     value = fields.get(name)
     if value is not None and type(value) is not int:
         raise RequestError(400, f"{name} = {value!r} must be a whole number")

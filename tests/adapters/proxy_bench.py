@@ -1,0 +1,114 @@
+"""A proxy in front of fake engines, for tests: whatever a scenario does, all load is released at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from sbs_opt.adapters.capture import CaptureWriter
+from sbs_opt.adapters.http.proxy import Proxy
+from sbs_opt.adapters.serve_config import Engines, Limits, ServeConfig, Upstream
+from sbs_opt.testing.costs import LinearDecode, LinearPrefill, linear_cost_model
+from sbs_opt.testing.engines import EngineConfig, FakeEngine
+
+RANKS = 4
+COST = linear_cost_model(LinearPrefill(4_000_000, 500, chunk_tokens=4096), LinearDecode(1_000_000))
+ENGINE = EngineConfig(
+    kind="vllm", ranks=RANKS, chunk_tokens=4096, context_tokens=8192, prefill=COST.prefill, decode=COST.decode
+)  # fmt: skip
+LIMITS = Limits(
+    body_bytes=100_000, connect_s=0.5, silence_s=1.0, health_s=0.1, telemetry_s=0.05, hold_s=3.0, drain_s=2.0
+)
+
+
+@dataclass
+class Bench:
+    """Two engines, a proxy before them, and a client."""
+
+    engines: list[FakeEngine]
+    proxy: Proxy
+    url: str
+    client: aiohttp.ClientSession
+    config: ServeConfig
+
+    async def complete(self, number: int, tokens: int = 500, **more: Any) -> tuple[int, bytes]:
+        body = {"model": "fake", "prompt": list(range(tokens)), "max_tokens": 4, "stream": True} | more
+        headers = {"x-request-id": f"r{number}"}
+        async with self.client.post(f"{self.url}/v1/completions", json=body, headers=headers) as answer:
+            return answer.status, await answer.read()
+
+    async def metrics(self) -> str:
+        async with self.client.get(f"{self.url}/metrics") as answer:
+            return await answer.text()
+
+    def received(self) -> dict[str, list[tuple[int, int]]]:
+        """Return where every request arrived, (engine, rank)."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for k, engine in enumerate(self.engines):
+            for name, rank in engine.received.items():
+                found.setdefault(name, []).append((k, rank))
+        return found
+
+
+@asynccontextmanager
+async def bench(
+    kind: str = "vllm",
+    capture: CaptureWriter | None = None,
+    limits: Limits = LIMITS,
+    modes: Sequence[str] = ("unified", "unified"),
+    dead: Sequence[int] = (),
+    **changes: Any,
+) -> AsyncIterator[Bench]:
+    """Start engines, one for each of `modes` (those in `dead` only take a port), and a proxy before them."""
+    engines = [FakeEngine(replace(ENGINE, kind=kind, mode=mode)) for mode in modes]  # type: ignore[arg-type]
+    upstreams = []
+    for k, (engine, mode) in enumerate(zip(engines, modes, strict=True)):
+        await engine.start()
+        legs = {} if mode == "unified" else {"phase": mode, "bootstrap_port": int(engine.url.rpartition(":")[2])}
+        upstreams.append(Upstream(f"engine-{k}", engine.url, kind, **legs))  # type: ignore[arg-type]
+        if k in dead:
+            await engine.stop()
+    config = ServeConfig(
+        tuple(upstreams), Engines(ranks=RANKS, chunk_tokens=4096, context_tokens=8192), limits=limits, **changes
+    )  # fmt: skip
+    proxy = Proxy(config, *([capture] if capture else []))
+    runner = web.AppRunner(proxy.app(), handler_cancellation=True, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    address = runner.addresses[0]
+    try:
+        async with aiohttp.ClientSession() as client:
+            yield Bench(engines, proxy, f"http://{address[0]}:{address[1]}", client, config)
+            async with asyncio.timeout(5):  # whatever happened, all load is released
+                while proxy.router.in_flight or proxy.router.booked or proxy.open_answers or decoding(proxy):
+                    await asyncio.sleep(0.01)
+    finally:
+        await runner.cleanup()
+        for engine in engines:
+            await engine.stop()
+
+
+def decoding(proxy: Proxy) -> int:
+    decode = proxy._core.decode
+    return 0 if decode is None else decode.booked
+
+
+def run(scenario: Callable[[Bench], Awaitable[None]], **changes: Any) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), bench(**changes) as one:
+            await scenario(one)
+
+    asyncio.run(main())
+
+
+def tokens_of(stream: bytes) -> int:
+    events = [line[6:] for line in stream.decode().split("\n\n") if line.startswith("data: ")]
+    assert events[-1] == "[DONE]"
+    return sum(bool(json.loads(event)["choices"][0]["text"]) for event in events[:-1])
