@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sbs_opt.models.errors import InputError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sbs_opt.adapters.capture import CaptureWriter
+    from sbs_opt.adapters.http.proxy import Proxy
     from sbs_opt.adapters.serve_config import ServeConfig
+    from sbs_opt.reports.shadow import ShadowRecorder
 
 _ROTATE_BYTES, _KEEP = 256 * 2**20, 8
 """A capture is at most so many files of so many bytes."""
+
+_BACKLOG = 4096
+"""Connections that wait to be accepted: a burst of clients is not turned away while a batch is placed."""
 
 
 def add_to(commands: Any) -> None:
@@ -24,6 +33,9 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--config", required=True, metavar="TOML", help="see docs/serve.md")
     parser.add_argument("--capture", metavar="FILE", help="write a trace of the traffic: lengths and times, no text")
+    parser.add_argument(
+        "--shadow", metavar="FILE", help="place nothing: record what this scheduler would have done, see docs/shadow.md"
+    )
     parser.set_defaults(run=run)
 
 
@@ -32,7 +44,8 @@ def run(given: argparse.Namespace) -> None:
     from sbs_opt.adapters.serve_config import load_serve_config
 
     config = load_serve_config(given.config)
-    capture = _capture(given.capture, config.scheduler.block_tokens)
+    if (config.shadow is None) != (given.shadow is None):
+        raise InputError("--shadow FILE and a [shadow] table in the configuration belong together: give both or none")
     try:
         import aiohttp  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -41,28 +54,42 @@ def run(given: argparse.Namespace) -> None:
 
     import asyncio
 
+    recorders = _recorders(config, given.capture, given.shadow)
     try:
         import uvloop
     except ImportError:  # not on every platform
-        asyncio.run(_serve(config, capture))
+        asyncio.run(_serve(config, given.config, recorders))
     else:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, capture))
+            runner.run(_serve(config, given.config, recorders))
 
 
-def _capture(path: str | None, block_tokens: int) -> CaptureWriter | None:
-    """Open the capture that is asked for."""
+def _recorders(config: ServeConfig, capture: str | None, shadow: str | None) -> list[CaptureWriter | ShadowRecorder]:
+    """Open what requests that are over are told to."""
     from sbs_opt.adapters.capture import CaptureWriter
+    from sbs_opt.reports.shadow import ShadowRecorder
 
-    if path is None:
-        return None
+    recorders: list[CaptureWriter | ShadowRecorder] = []
+    option, path = "--capture", capture
     try:
-        return CaptureWriter(path, rotate_bytes=_ROTATE_BYTES, keep=_KEEP, block_tokens=block_tokens)
+        if path is not None:
+            blocks = config.scheduler.block_tokens
+            recorders.append(CaptureWriter(path, rotate_bytes=_ROTATE_BYTES, keep=_KEEP, block_tokens=blocks))
+        option, path = "--shadow", shadow
+        if path is not None:
+            assert config.shadow is not None
+            recorders.append(
+                ShadowRecorder(
+                    path, config.deployment, config.cost_model(), config.scheduler, baseline=config.shadow.baseline,
+                    stretch_s=config.shadow.stretch_s,
+                )
+            )  # fmt: skip
     except OSError as error:
-        raise InputError(f"--capture: {path}: cannot be written: {error.strerror}") from error
+        raise InputError(f"{option}: {path}: cannot be written: {error.strerror}") from error
+    return recorders
 
 
-async def _serve(config: ServeConfig, capture: CaptureWriter | None) -> None:
+async def _serve(config: ServeConfig, path: str, recorders: Sequence[CaptureWriter | ShadowRecorder]) -> None:
     import asyncio
     import signal
 
@@ -70,24 +97,45 @@ async def _serve(config: ServeConfig, capture: CaptureWriter | None) -> None:
 
     from sbs_opt.adapters.http.proxy import Proxy
 
-    proxy = Proxy(config, *([capture] if capture else []))
+    proxy = Proxy(config, *recorders)
     # A client that goes away cancels its handler: its upstream is cancelled and its load released.
     runner = web.AppRunner(proxy.app(), handler_cancellation=True, access_log=None)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, config.host, config.port)
+        site = web.TCPSite(runner, config.host, config.port, backlog=_BACKLOG)
         try:
             await site.start()
         except OSError as error:
             raise InputError(f"{config.host}:{config.port}: cannot listen: {error.strerror}") from error
         address = runner.addresses[0]
         print(f"serving {len(config.upstreams)} upstreams on http://{address[0]}:{address[1]}", flush=True)
-        stop = asyncio.Event()
+        stop, again = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
+        reloading = asyncio.create_task(_reload(proxy, path, again))
         await stop.wait()
+        reloading.cancel()
         await proxy.drain()
     finally:
         await runner.cleanup()
-        if capture is not None:
-            capture.close()
+        for recorder in recorders:
+            recorder.close()
+
+
+async def _reload(proxy: Proxy, path: str, again: asyncio.Event) -> None:
+    """Take up the configuration anew whenever `again` is set; one with a mistake changes nothing."""
+    from sbs_opt.adapters.serve_config import load_serve_config
+
+    while True:
+        await again.wait()
+        again.clear()
+        try:
+            await proxy.reload(load_serve_config(path))
+        except InputError as error:
+            proxy.metrics.reloaded(taken=False)
+            print(f"the configuration stays as it was: {error}", file=sys.stderr, flush=True)
+        else:
+            proxy.metrics.reloaded(taken=True)
+            print("the configuration was read again", flush=True)
