@@ -80,10 +80,10 @@ async def bench(
     )  # fmt: skip
     proxy = Proxy(config, *([capture] if capture else []))
     runner = web.AppRunner(proxy.app(), handler_cancellation=True, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    address = runner.addresses[0]
     try:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        address = runner.addresses[0]
         async with aiohttp.ClientSession() as client:
             yield Bench(engines, proxy, f"http://{address[0]}:{address[1]}", client, config)
             async with asyncio.timeout(5):  # whatever happened, all load is released

@@ -102,24 +102,34 @@ def close_to_a_launch(requests: list[tuple[int, int, int]], told: Told, way_ns: 
     )
 
 
-ARRIVALS = st.lists(
-    st.tuples(st.integers(0, 400 * MS), st.integers(0, RANKS - 1), st.integers(1, 3500)), min_size=1, max_size=60
-)
+def arrivals(longest: int) -> st.SearchStrategy[list[tuple[int, int, int]]]:
+    one = st.tuples(st.integers(0, 400 * MS), st.integers(0, RANKS - 1), st.integers(1, longest))
+    return st.lists(one, min_size=1, max_size=60)
 
 
-@given(ARRIVALS, st.integers(0, MS), st.integers(0, 8 * MS))
+ARRIVALS = arrivals(3500)
+ONE_CHUNK = arrivals(CHUNK)
+"""Every pass shows a token: what middle chunks of other ranks ran is known only once their prompts are done."""
+
+
+@given(ARRIVALS | ONE_CHUNK, st.integers(0, MS), st.integers(0, 8 * MS))
 @settings(max_examples=200, deadline=None)
-def test_every_pass_that_answers_is_seen_once_when_its_first_token_comes(
+def test_passes_that_answer_are_seen_once_when_their_first_token_comes(
     requests: list[tuple[int, int, int]], way_ns: int, burst_ns: int
 ) -> None:
     told = follow(requests, way_ns, burst_ns)
     assume(not close_to_a_launch(requests, told, way_ns))
     answering = [work for work in told.passes if work.finishing]
     ends = [work.record.start_ns + work.record.duration_ns + way_ns for work in answering]
-    assert [one.ended_ns for one in told.inferred] == ends
+    inferred = [one.ended_ns for one in told.inferred]
+    assert len(set(inferred)) == len(inferred), "no pass is told twice"
+    # A pass may go unnoticed after one whose length is unknown, because middle chunks showed no token.
+    assert set(inferred) <= set(ends)
+    if max(tokens for _, _, tokens in requests) <= CHUNK:
+        assert inferred == ends
 
 
-@given(ARRIVALS)
+@given(ONE_CHUNK)
 @settings(max_examples=200, deadline=None)
 def test_what_is_still_queued_is_told_exactly_where_nothing_is_on_its_way(requests: list[tuple[int, int, int]]) -> None:
     told = follow(requests, 0, 0)
@@ -182,3 +192,15 @@ def test_an_answer_out_of_order_bends_the_picture_not_the_tracker() -> None:
     tracker.sent(2, 0, 0, 900, at_ns=42 * MS)
     tracker.lost(0)
     assert tracker.first_token(2, at_ns=60 * MS) == []
+
+
+def test_a_request_is_at_one_place_only() -> None:
+    """Dispatched and its instance lost in one round: it was kept at both places, and losing the other one failed."""
+    tracker = PassTracker(2, 4, CHUNK)
+    tracker.sent(0, 0, 1, 100, at_ns=1)
+    tracker.sent(0, 1, 1, 100, at_ns=1)
+    assert tracker.queued_tokens(0).sum() == 0
+    assert tracker.queued_tokens(1).sum() == 100
+    tracker.gone(0)
+    tracker.lost(0)
+    tracker.lost(1)

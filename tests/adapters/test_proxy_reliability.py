@@ -335,3 +335,22 @@ def test_answers_in_one_piece_release_their_load_and_tell_no_pass() -> None:
         assert one.proxy.router._pass_number == [0, 0]
 
     run(scenario)
+
+
+def test_placements_are_asked_for_beside_completions() -> None:
+    async def scenario(one: Bench) -> None:
+        url = f"{one.url}/v1/placements"
+        async with one.client.post(url, json={"id": "a", "prompt_tokens": 300}) as answer:
+            assert answer.status == 401
+        one.client.headers["Authorization"] = "Bearer secret"
+        async with one.client.post(url, json={"id": "a", "prompt_tokens": 300}) as answer:
+            placed = await answer.json()
+        assert placed["upstream"] in ("engine-0", "engine-1")
+        assert one.proxy.router.booked > 0
+        assert "sbs_open_placements 1.0" in await one.metrics()
+        await one.proxy.reload(one.config)
+        async with one.client.delete(f"{url}/a") as answer:
+            assert answer.status == 204
+        await until(lambda: not one.proxy._former)  # it was booked under the former configuration
+
+    run(scenario, token="secret")

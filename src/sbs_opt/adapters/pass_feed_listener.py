@@ -103,6 +103,10 @@ class PassListener:
         host, port = self._transport.get_extra_info("sockname")[:2]
         return host, port
 
+    def attend(self, workers: Mapping[str, int]) -> None:
+        """Take another table of instances by `worker_id`."""
+        self._workers = dict(workers)
+
     def close(self) -> None:
         """Listen no more; closing twice does no harm."""
         if self._transport is not None:

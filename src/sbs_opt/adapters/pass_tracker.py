@@ -57,6 +57,7 @@ class _Instance:
     launched_ns: int | None = None
     last_launch_ns: int = -1
     last_end_ns: int = -1
+    reported_ns: int | None = None
     burst: _Burst | None = None
 
 
@@ -66,7 +67,8 @@ class PassTracker:
     It mirrors the engine's laws: a pass runs what reached its units before the launch, in order, up to `chunk_tokens`
     of each, and its first tokens arrive in a burst as it ends. The first of them tells the end. The pass is told once
     all tokens have come that the mirror expects of it, or `GRACE_NS` later: what is still missing then was not in
-    time for the pass, and is queued. A token that comes later than half a pass after the last end, or of a request
+    time for the pass, and is queued. While an instance reports its passes, nothing is inferred of them, and the
+    mirror follows the reports. A token that comes later than half a pass after the last end, or of a request
     sent since that pass was launched, ends the next one. A prompt of several chunks tells at its end that passes
     before it ended unseen.
 
@@ -81,6 +83,9 @@ class PassTracker:
     GRACE_NS: ClassVar[int] = 50_000_000
     """Longest burst; shorter passes bound it to half of theirs."""
 
+    REPORTS_HOLD_NS: ClassVar[int] = 10_000_000_000
+    """An instance that has reported a pass within this time is expected to report the next one, too."""
+
     TRANSIT_NS: ClassVar[int] = 2_000_000
     """What is sent so long after the launch that we know of may still have been in time for it."""
 
@@ -91,7 +96,8 @@ class PassTracker:
         self._instances = [_Instance() for _ in range(num_instances)]
 
     def sent(self, number: int, instance: int, unit: int, tokens: int, at_ns: int) -> None:
-        """Note that a request went to a unit."""
+        """Note that a request went to a unit, the last one of those that it went to."""
+        self.gone(number)
         of = self._instances[instance]
         of.waiting[number] = _Sent(unit, tokens, at_ns)
         self._instance_of[number] = instance
@@ -106,7 +112,7 @@ class PassTracker:
         of = self._instances[instance]
         sent = of.waiting[number]
         told = []
-        if self._ends_a_pass(of, sent, at_ns):
+        if not self._reports(of, at_ns) and self._ends_a_pass(of, sent, at_ns):
             told += self._tell(instance)
             self._begin_burst(of, sent, at_ns)
         del of.waiting[number]
@@ -126,6 +132,41 @@ class PassTracker:
             del self._instance_of[number]
         self._instances[instance] = _Instance()
 
+    def reported(self, instance: int, tokens_run: IntArray, ended_ns: int) -> IntArray:
+        """Take in a pass that an engine reports.
+
+        Parameters
+        ----------
+        instance, ended_ns
+            Which instance, and when it ended.
+        tokens_run
+            int64[units of the instance].
+
+        Returns
+        -------
+        int64[units of the instance], what must still be queued: of what was sent, in order, less what was run.
+        """
+        of = self._instances[instance]
+        of.burst, of.reported_ns = None, ended_ns
+        left = tokens_run.copy()
+        queued = np.zeros(self._num_units, np.int64)
+        for other in of.waiting.values():
+            if other.at_ns <= ended_ns:
+                take = min(other.tokens - other.done, int(left[other.unit]))
+                other.done += take
+                left[other.unit] -= take
+                queued[other.unit] += other.tokens - other.done
+        of.last_launch_ns, of.last_end_ns = of.last_end_ns, ended_ns
+        of.launched_ns = ended_ns if queued.any() else None
+        return queued
+
+    def queued_tokens(self, instance: int) -> IntArray:
+        """Return int64[units], the tokens of an instance's units that are believed to be in no pass that has ended."""
+        queued = np.zeros(self._num_units, np.int64)
+        for other in self._instances[instance].waiting.values():
+            queued[other.unit] += other.tokens - other.done
+        return queued
+
     def due_ns(self) -> int | None:
         """Return when `overdue` is to be asked next; None while no token is missing."""
         return min((self._due_ns(of.burst) for of in self._instances if of.burst is not None), default=None)
@@ -144,6 +185,9 @@ class PassTracker:
             return []
         burst.missing.discard(number)
         return [] if burst.missing else self._tell(instance)
+
+    def _reports(self, of: _Instance, now_ns: int) -> bool:
+        return of.reported_ns is not None and now_ns - of.reported_ns < self.REPORTS_HOLD_NS
 
     def _ends_a_pass(self, of: _Instance, sent: _Sent, at_ns: int) -> bool:
         if sent.at_ns > of.last_launch_ns + self.TRANSIT_NS and sent.done < sent.tokens:

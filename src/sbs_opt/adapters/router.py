@@ -31,8 +31,6 @@ from sbs_opt.scheduler.events import (
 from sbs_opt.scheduler.policies import build_scheduler
 
 _MOST_S = 10**9
-_REPORTS_HOLD_NS = 10_000_000_000
-"""An instance that has reported a pass within this time is expected to report the next one, too."""
 
 
 class RejectedError(Exception):
@@ -127,7 +125,6 @@ class Router:
         self._tracker = PassTracker(self.num_instances, self.num_units, prefill[0].unit.chunk_tokens)
         self._overdue: asyncio.TimerHandle | None = None
         self._pass_number = [0] * self.num_instances
-        self._reported_ns: list[int | None] = [None] * self.num_instances
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -228,6 +225,9 @@ class Router:
             It is not in flight: its first token or its end was told.
         """
         request = self._requests[placed.id]
+        if self._stopped:
+            self._requests.pop(placed.id)
+            raise RejectedError("shutdown", None)
         if request.unread:  # its instance was lost meanwhile, and the scheduler has decided anew
             request.unread = False
         else:
@@ -273,22 +273,33 @@ class Router:
         instance: int,
         duration_ns: int,
         tokens_run: IntArray,
-        tokens_queued: IntArray,
+        tokens_queued: IntArray | None = None,
         *,
         ended_ns: int | None = None,
     ) -> None:
-        """Tell what an engine reports of a pass, each once and in order; see `PassEnded`.
+        """Tell what an engine reports of a pass, each once and in order; while it does, none is inferred.
 
-        While an instance reports, nothing is inferred of its passes.
+        Parameters
+        ----------
+        instance, duration_ns
+            Which instance, and for how long the pass ran.
+        tokens_run, tokens_queued
+            As in `PassEnded`; without `tokens_queued` it is what was sent less what was run, in order.
+        ended_ns
+            When it ended, on the router's clock; None = now.
         """
-        self._reported_ns[instance] = self._clock.now_ns()
-        self._feed_pass(instance, duration_ns, tokens_run, tokens_queued, ended_ns)
+        end_ns = self._clock.now_ns() if ended_ns is None else ended_ns
+        believed = self._tracker.reported(instance, tokens_run, end_ns)
+        self._feed_pass(instance, duration_ns, tokens_run, believed if tokens_queued is None else tokens_queued, end_ns)
+
+    def queued_tokens(self, instance: int) -> IntArray:
+        """Return int64[units], what is believed to be queued at the units of an instance."""
+        return self._tracker.queued_tokens(instance)
 
     def instance_lost(self, instance: int) -> None:
         """Tell that an instance is gone: what it has not answered is placed elsewhere."""
         self._tracker.lost(instance)
         self._pass_number[instance] = 0
-        self._reported_ns[instance] = None
         self._driver.feed(InstanceLost(instance))
 
     def instance_draining(self, instance: int) -> None:
@@ -338,14 +349,9 @@ class Router:
 
     # -- passes -------------------------------------------------------------------------------------------------
 
-    def _reports_passes(self, instance: int) -> bool:
-        reported_ns = self._reported_ns[instance]
-        return reported_ns is not None and self._clock.now_ns() - reported_ns < _REPORTS_HOLD_NS
-
     def _tell_inferred(self, passes: Sequence[PassInferred]) -> None:
         for one in passes:
-            if not self._reports_passes(one.instance):
-                self._feed_pass(one.instance, one.duration_ns, one.tokens_run, one.tokens_queued, one.ended_ns)
+            self._feed_pass(one.instance, one.duration_ns, one.tokens_run, one.tokens_queued, one.ended_ns)
         if self._overdue is None and (due_ns := self._tracker.due_ns()) is not None:
             wait_s = max(0.0, (due_ns - self._clock.now_ns()) * 1e-9)
             self._overdue = asyncio.get_running_loop().call_later(wait_s, self._tell_overdue)

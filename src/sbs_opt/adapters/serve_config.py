@@ -187,6 +187,9 @@ class ServeConfig:
         A local tokenizer.json that counts instead; None without.
     shadow
         See `Shadow`; None places requests.
+    passes
+        host:port at which engines tell when their passes end (docs/telemetry.md), each under its upstream's name;
+        None listens to nobody.
     """
 
     upstreams: tuple[Upstream, ...]
@@ -200,6 +203,7 @@ class ServeConfig:
     characters_per_token: float = 4.0
     tokenizer: str | None = None
     shadow: Shadow | None = None
+    passes: str | None = None
 
     def __post_init__(self) -> None:
         names = [upstream.name for upstream in self.upstreams]
@@ -211,8 +215,18 @@ class ServeConfig:
             raise InputError("upstreams: prefill legs need decode legs, and decode legs prefill legs")
         if isinstance(self.port, bool) or not isinstance(self.port, int) or not 0 <= self.port < 1 << 16:
             raise InputError(f"port = {self.port!r}: must be a whole number below 65,536")
+        self.passes_address()
         if not (_is_loopback(self.host) or self.token or self.open_to_all):
             raise InputError(f"host = {self.host!r}: is not loopback; set token, or open_to_all = true")
+
+    def passes_address(self) -> tuple[str, int] | None:
+        """Return host and port of `passes`."""
+        if self.passes is None:
+            return None
+        host, colon, port = str(self.passes).rpartition(":")
+        if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+            raise InputError(f"passes = {self.passes!r}: write host:port, as 127.0.0.1:29500")
+        return host.strip("[]"), int(port)
 
     @property
     def prefill_upstreams(self) -> tuple[Upstream, ...]:

@@ -17,6 +17,8 @@ from sbs_opt.adapters.http.metrics import Metrics
 from sbs_opt.adapters.http.pins import pin, pin_legs, with_fields
 from sbs_opt.adapters.http.streaming import Opened, UpstreamError, open_answer, pass_on, passed_on, usage_in
 from sbs_opt.adapters.http.telemetry import Telemetry
+from sbs_opt.adapters.pass_feed import PassCollator, PassOver
+from sbs_opt.adapters.pass_feed_asyncio import PassFeed
 from sbs_opt.adapters.prompt import ByRatio
 from sbs_opt.adapters.router import Placed, RejectedError, Router
 from sbs_opt.adapters.serve_config import ServeConfig, Upstream
@@ -49,6 +51,7 @@ class Core:
         self._shadowed = Upstream("shadowed", config.shadow.url, "openai") if config.shadow else None
         # Rooms of two runs of this process must not meet in an engine that outlives them.
         self._rounds = itertools.count(secrets.randbits(32) << 16)
+        self.passes = PassFeed([PassCollator(self.router.num_units) for _ in self._prefill], self._pass_over)
         self.open_answers = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -77,6 +80,7 @@ class Core:
 
     async def stop(self) -> None:
         """Let go of the upstreams; answers that are under way break off."""
+        self.passes.close()
         for task in self._tasks[1:]:
             task.cancel()
         self.router.stop()
@@ -87,6 +91,10 @@ class Core:
         """Return when no answer is under way."""
         while self.open_answers:
             await asyncio.sleep(0.02)
+
+    def _pass_over(self, instance: int, over: PassOver) -> None:
+        # No engine counts the rest of a prompt that has begun as queued: the router's own figure does.
+        self.router.pass_ended(instance, over.duration_ns, over.tokens_run)
 
     @property
     def serves(self) -> bool:
@@ -161,9 +169,13 @@ class Core:
         if self.decode is not None:
             return await self._forward_legs(http, ask, placed)
         upstream = self._prefill[placed.instance]
-        headers, fields = pin(upstream, self.health.instance_ids.get(upstream.name), placed.unit)
+        instance_id = self.health.instance_ids.get(upstream.name)
+        headers, fields = pin(upstream, instance_id, placed.unit)
         payload = with_fields(ask.raw, ask.body, fields)
         opened = await open_answer(self._session, upstream, http.path, self._headers(http) | headers, payload)
+        if opened.answer.status == 400 and not await self.health.still_there(upstream, instance_id):
+            opened.answer.close()
+            raise UpstreamError(upstream, "its worker is gone", unreachable=True)
         return await self._answered(http, ask, placed, upstream, opened)
 
     async def _forward_legs(self, http: web.Request, ask: Ask, placed: Placed) -> web.StreamResponse:

@@ -18,7 +18,9 @@ class DynamoError(Exception):
     """A front end that cannot be reached, or that tells nothing of its workers that can be read."""
 
 
-async def instance_ids(session: aiohttp.ClientSession, url: str, *, timeout_s: float = 5.0) -> list[int]:
+async def instance_ids(
+    session: aiohttp.ClientSession, url: str, *, any_component: bool = False, timeout_s: float = 5.0
+) -> list[int]:
     """Return the instance ids of the workers that a front end knows, ascending; none where it knows no worker.
 
     Parameters
@@ -27,6 +29,8 @@ async def instance_ids(session: aiohttp.ClientSession, url: str, *, timeout_s: f
         For the request.
     url
         The front end, without a path.
+    any_component
+        Take the workers of all components together: for one who knows an id, and asks whether it is there.
     timeout_s
         For the whole answer.
 
@@ -49,7 +53,7 @@ async def instance_ids(session: aiohttp.ClientSession, url: str, *, timeout_s: f
     if status >= 400:
         raise DynamoError(f"{url}/health: status {status}")
     try:
-        return _ids(body)
+        return _ids(body, any_component)
     except DynamoError as error:
         raise DynamoError(f"{url}/health: {error}") from error
 
@@ -75,7 +79,7 @@ def reassigned(held: Sequence[int | None], listed: Sequence[int]) -> list[int | 
     return [next(newcomers, None) if one is None else one for one in places]
 
 
-def _ids(body: bytes) -> list[int]:
+def _ids(body: bytes, any_component: bool) -> list[int]:
     try:
         health = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -92,6 +96,7 @@ def _ids(body: bytes) -> list[int]:
             if type(number) is not int or not 0 <= number < _IDS:
                 raise DynamoError(f"instances[{k}].instance_id is no whole number of 64 bits")
             found[number] = (one.get("namespace"), one.get("component"))
-    if len(components := {f"{namespace}.{component}" for namespace, component in found.values()}) > 1:
+    components = {f"{namespace}.{component}" for namespace, component in found.values()}
+    if len(components) > 1 and not any_component:
         raise DynamoError(f"workers of {', '.join(sorted(components))}: name the instance_id of each upstream")
     return sorted(found)

@@ -57,7 +57,9 @@ class Health:
         self.instance_ids: dict[str, int] = {}
         self._workers: dict[str, list[str]] = {}
         for upstream in config.upstreams:
-            self._workers.setdefault(upstream.url, []).append(upstream.name)
+            if upstream.instance_id is None:
+                self._workers.setdefault(upstream.url, []).append(upstream.name)
+        self._named = {upstream.instance_id for upstream in config.upstreams}
 
     @property
     def well(self) -> Mapping[str, bool]:
@@ -121,17 +123,28 @@ class Health:
 
     async def _finds_worker(self, upstream: Upstream) -> bool:
         """Look for a Dynamo worker among those that its frontend knows."""
+        if upstream.instance_id is not None:
+            self.instance_ids[upstream.name] = upstream.instance_id
+            return await self.still_there(upstream, upstream.instance_id)
         try:
-            async with asyncio.timeout(self._limits.connect_s):
-                known = await instance_ids(self._session, upstream.url)
-        except (*UPSTREAM_ERRORS, DynamoError):
+            known = await instance_ids(self._session, upstream.url, timeout_s=self._limits.connect_s)
+        except DynamoError:
             return False
-        wanted = upstream.instance_id
-        if wanted is None:
-            names = self._workers[upstream.url]
-            held = reassigned([self.instance_ids.get(name) for name in names], known)
-            wanted = held[names.index(upstream.name)]
-        if wanted is None or wanted not in known:
+        names = self._workers[upstream.url]
+        free = [one for one in known if one not in self._named]
+        found = reassigned([self.instance_ids.get(name) for name in names], free)[names.index(upstream.name)]
+        if found is None:
             return False
-        self.instance_ids[upstream.name] = wanted
+        self.instance_ids[upstream.name] = found
         return True
+
+    async def still_there(self, upstream: Upstream, instance_id: int | None) -> bool:
+        """Tell whether the worker that a request was pinned to is known; Dynamo answers 400 for one that is not."""
+        if upstream.kind != "dynamo":
+            return True
+        try:
+            return instance_id in await instance_ids(
+                self._session, upstream.url, any_component=True, timeout_s=self._limits.connect_s
+            )
+        except DynamoError:
+            return False

@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 
 from sbs_opt.adapters.router import Placed
 from sbs_opt.adapters.telemetry import LoadSnapshot
+from sbs_opt.models.checks import IntArray
 
 _HELD_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
@@ -45,6 +46,10 @@ class Metrics:
             (*of_upstream, "unit", "figure", "source"),
             registry=registry,
         )
+        self._believed = Gauge(
+            "sbs_believed_queue_tokens", "Prompt tokens that the router believes to wait when a report comes",
+            (*of_upstream, "unit"), registry=registry,
+        )  # fmt: skip
         self._report_age = Gauge("sbs_report_age_seconds", "Since the last report", of_upstream, registry=registry)
         self._unreadable = Counter(
             "sbs_unreadable_reports",
@@ -87,6 +92,11 @@ class Metrics:
                 if value is not None:
                     self._load.labels(upstream, str(load.rank), figure, snapshot.source).set(value)
         self._report_age.labels(upstream).set_function(lambda: time.monotonic() - at_s)
+
+    def believed(self, upstream: str, queued_tokens: IntArray) -> None:
+        """Show what the router believes to wait at the units of an upstream, beside what that reports."""
+        for unit, tokens in enumerate(queued_tokens.tolist()):
+            self._believed.labels(upstream, str(unit)).set(tokens)
 
     def unreadable(self, upstream: str, error: str) -> None:
         """Count a report that could not be had or read."""

@@ -16,10 +16,13 @@ from sbs_opt.adapters.capture import FinishedRequest
 from sbs_opt.adapters.http.ask import RETRY_S, Ask, refusal
 from sbs_opt.adapters.http.core import Core
 from sbs_opt.adapters.http.metrics import Metrics
+from sbs_opt.adapters.http.placements import PlacementService
+from sbs_opt.adapters.pass_feed_listener import PassListener
 from sbs_opt.adapters.prefix import PrefixHasher
 from sbs_opt.adapters.prompt import ByRatio, ByTokenizer, PromptLength, read_prompt
 from sbs_opt.adapters.router import Router
 from sbs_opt.adapters.serve_config import ServeConfig
+from sbs_opt.adapters.telemetry_passes import ForwardPass
 from sbs_opt.models.cost import CostModel
 from sbs_opt.models.errors import InputError
 
@@ -70,10 +73,26 @@ class Proxy:
                 "sbs_in_flight": ("Requests without a first token", lambda: self.router.in_flight),
                 "sbs_booked": ("Booked tokens and requests", lambda: self.router.booked),
                 "sbs_open_answers": ("Answers under way", lambda: self.open_answers),
+                "sbs_open_placements": ("Placements told and not over", lambda: self._placements.book.open),
+                "sbs_expired_placements": (
+                    "Such of which nothing was told for too long",
+                    lambda: self._placements.book.counts.expired,
+                ),
+                "sbs_pass_reports": ("Messages of engines on their passes", lambda: self._heard("passes")),
+                "sbs_malformed_pass_reports": ("Such that cannot be read", lambda: self._heard("malformed")),
             }
         )
         self._core = self._core_of(config)
+        self._placements = PlacementService(
+            self._core.router,
+            config.prefill_upstreams,
+            admitted=self._admitted,
+            draining=lambda: self._draining,
+            waiting=config.limits.waiting,
+            hold_s=config.limits.hold_s,
+        )
         self._former: dict[asyncio.Task[None], Core] = {}
+        self._listener: PassListener | None = None
         self._draining = False
 
     @property
@@ -99,6 +118,8 @@ class Proxy:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics)
+        if self._config.shadow is None:
+            self._placements.add_to(app)
         app.cleanup_ctx.append(self._running)
         return app
 
@@ -118,7 +139,7 @@ class Proxy:
             It names another address to listen at, or other limits of bodies: those need a restart. The present
             configuration stays.
         """
-        for name in ("host", "port"):
+        for name in ("host", "port", "passes"):
             old, new = getattr(self._config, name), getattr(config, name)
             if old != new:
                 raise InputError(f"{name} = {new!r}: needs a restart; this process listens at {old!r}")
@@ -127,7 +148,9 @@ class Proxy:
         lengths, hasher, core = self._lengths_of(config), self._hasher_of(config), self._core_of(config)
         await core.start()
         former, self._core = self._core, core
+        self._placements.use(core.router, config.prefill_upstreams)
         self._config, self._lengths, self._hasher = config, lengths, hasher
+        await self._listen()
         task = asyncio.create_task(self._retire(former))
         self._former[task] = former
         task.add_done_callback(self._former.pop)
@@ -141,11 +164,40 @@ class Proxy:
     async def _running(self, app: web.Application) -> AsyncIterator[None]:
         del app
         await self._core.start()
+        try:
+            await self._listen()
+        except InputError:
+            await self._core.stop()
+            raise
         yield
+        if self._listener is not None:
+            self._listener.close()
         for task in tuple(self._former):
             task.cancel()
         for core in (self._core, *self._former.values()):
             await core.stop()
+
+    async def _listen(self) -> None:
+        """Hear what engines tell of their passes, where that is configured."""
+        address = self._config.passes_address()
+        if address is None:
+            return
+        names = {upstream.name: k for k, upstream in enumerate(self._config.prefill_upstreams)}
+        if self._listener is not None:
+            self._listener.attend(names)
+            return
+        host, port = address
+        self._listener = PassListener(self._pass_told, workers=names, host=host, port=port)
+        try:
+            await self._listener.start()
+        except OSError as error:
+            raise InputError(f"passes = {self._config.passes!r}: cannot listen: {error.strerror}") from error
+
+    def _heard(self, count: str) -> int:
+        return 0 if self._listener is None else int(getattr(self._listener.counts, count))
+
+    def _pass_told(self, instance: int, message: ForwardPass) -> None:
+        self._core.passes.told(instance, message)
 
     def _core_of(self, config: ServeConfig) -> Core:
         return Core(config, self._given_cost_model or config.cost_model(), self.metrics, self._ratio)

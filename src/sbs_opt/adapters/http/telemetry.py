@@ -22,7 +22,8 @@ class Telemetry:
     """Polls the load of upstreams into metrics: figures, their source and their age.
 
     Placement does not use them: it goes by what it has booked itself, which is exact where all traffic comes through
-    the router, while reports are as old as their polling.
+    the router, while reports are as old as their polling and do not say of when their figures are. What the router
+    believes to wait is shown beside what is reported.
 
     Parameters
     ----------
@@ -75,6 +76,9 @@ class Telemetry:
             self._metrics.unreadable(upstream.name, type(error).__name__)
             return None
         self._metrics.reported(upstream.name, snapshot, time.monotonic())
+        if upstream in self._config.prefill_upstreams:
+            instance = self._config.prefill_upstreams.index(upstream)
+            self._metrics.believed(upstream.name, self._router.queued_tokens(instance))
         return snapshot
 
     async def _snapshot(self, upstream: Upstream) -> LoadSnapshot:
