@@ -49,14 +49,16 @@ class AsyncioDriver:
     scheduler
         Any scheduler of the policy table.
     carry_out
-        Called with every command, in order; it must not block (start a task for what takes time).
+        Called with every command, in order; it must not block (start a task for what takes time). What it feeds is
+        handled after the event that it belongs to.
     clock
         The machine's monotonic clock unless given.
 
     Notes
     -----
-    What was fed when a round begins belongs to one instant: one reading of the clock, all its events before the timers
-    that are due, as in the simulator.
+    An event is handled as it is fed: a policy that binds at once answers without a turn of the event loop. Timers run
+    in `run`, after all that the loop has to feed at that moment, as in the simulator: requests that arrive together
+    are placed together.
     """
 
     def __init__(self, scheduler: Scheduler, carry_out: Callable[[Command], None], clock: Clock | None = None) -> None:
@@ -64,38 +66,50 @@ class AsyncioDriver:
         self._carry_out = carry_out
         self._clock = clock or MonotonicClock()
         self._events: deque[Event] = deque()
+        self._handling = False
+        self._due_ns: int | None = None
         self._wake = asyncio.Event()
         self._stopping = False
 
     def feed(self, event: Event) -> None:
-        """Hand in an event; call it from the event loop's thread."""
+        """Handle an event; call it from the event loop's thread."""
         self._events.append(event)
-        self._wake.set()
+        if not self._handling:
+            self._settle(())
+            if self._scheduler.next_timer_ns() != self._due_ns:
+                self._wake.set()
 
     def stop(self) -> None:
-        """Let `run` return once the events fed so far are handled."""
+        """Let `run` return."""
         self._stopping = True
         self._wake.set()
 
     async def run(self) -> None:
-        """Drive the scheduler until `stop`."""
+        """Fire the scheduler's timers until `stop`."""
         while True:
             now_ns = self._clock.now_ns()
-            for _ in range(len(self._events)):
-                self._do(self._scheduler.handle(self._events.popleft(), now_ns=now_ns))
             due = self._scheduler.next_timer_ns()
-            timely = due is not None and due <= now_ns
-            if timely:
-                self._do(self._scheduler.handle_timer(now_ns=now_ns))
-            if self._events or timely:
-                # Commands that fail at once feed new events: let the rest of the program run in between.
-                await asyncio.sleep(0)
+            if due is not None and due <= now_ns:
+                self._settle(self._scheduler.handle_timer(now_ns=now_ns))
+                await asyncio.sleep(0)  # let the rest of the program run in between
             elif self._stopping:
                 return
             else:
+                self._due_ns = due
                 self._wake.clear()
                 await self._clock.wait(self._wake, due)
+                self._due_ns = None
 
-    def _do(self, commands: tuple[Command, ...]) -> None:
-        for command in commands:
-            self._carry_out(command)
+    def _settle(self, commands: tuple[Command, ...]) -> None:
+        """Carry out commands, then handle the events that wait and carry out theirs."""
+        self._handling = True
+        try:
+            now_ns = self._clock.now_ns()
+            while True:
+                for command in commands:
+                    self._carry_out(command)
+                if not self._events:
+                    return
+                commands = self._scheduler.handle(self._events.popleft(), now_ns=now_ns)
+        finally:
+            self._handling = False

@@ -28,9 +28,10 @@ from sbs_opt.scheduler.events import (
     RequestsArrived,
     RequestsCancelled,
 )
-from sbs_opt.scheduler.policies import build_scheduler
+from sbs_opt.scheduler.policies import Scheduler, build_scheduler
 
 _MOST_S = 10**9
+_FIRST = np.zeros(1, np.int64)
 
 
 class RejectedError(Exception):
@@ -241,7 +242,7 @@ class Router:
 
     async def _answer(self, number: int, request: _Request) -> Placed:
         try:
-            return await asyncio.shield(request.answer)
+            return await request.answer
         except asyncio.CancelledError:
             self.cancelled(number)
             raise
@@ -370,6 +371,8 @@ class Router:
 
 def _turns(units: IntArray) -> IntArray:
     """Return an order that goes through the units in turns; those of one unit stay in theirs."""
+    if len(units) == 1:
+        return _FIRST
     by_unit = np.argsort(units, kind="stable")
     sorted_units = units[by_unit]
     turn = np.arange(len(units)) - np.searchsorted(sorted_units, sorted_units)
@@ -388,7 +391,31 @@ def place_batch(
     """
     scheduler = build_scheduler("prefill", deployment, cost_model, config)
     ids = np.arange(len(prompt_tokens))
-    commands = list(scheduler.handle(RequestsArrived(RequestBatch(ids, np.array(prompt_tokens, np.int64))), now_ns=0))
+    placed = _place_all(scheduler, RequestBatch(ids, np.array(prompt_tokens, np.int64)))
+    return [placed[number] for number in ids.tolist()]
+
+
+def warm_up(deployment: Deployment, cost_model: CostModel, config: SchedulerConfig) -> None:
+    """Run all that a router runs once, aside: the first requests would else wait for compiled code to be loaded."""
+    scheduler = build_scheduler("prefill", deployment, cost_model, config)
+    prompt = 2 * max(1, config.block_tokens)
+    blocks = None if not config.block_tokens else np.array([1, 2, 1, 3])
+    offset = None if blocks is None else np.array([0, 2, 4])
+    batch = RequestBatch(np.arange(2), np.full(2, prompt), block_offset=offset, block_id=blocks)
+    placed = _place_all(scheduler, batch)
+    nothing = np.zeros(deployment.of_phase("prefill")[0].num_units, np.int64)
+    instance, _ = placed[0]
+    for event in (
+        FirstTokens(np.array([0])),
+        PassEnded(instance, 0, 1_000_000, nothing, nothing),
+        RequestsCancelled(np.array([1])),
+    ):
+        scheduler.handle(event, now_ns=_MOST_S)
+
+
+def _place_all(scheduler: Scheduler, batch: RequestBatch) -> dict[int, tuple[int, int]]:
+    """Return (instance, unit) by request, for requests that arrive at time 0."""
+    commands = list(scheduler.handle(RequestsArrived(batch), now_ns=0))
     placed: dict[int, tuple[int, int]] = {}
     while True:
         for command in commands:
@@ -398,6 +425,6 @@ def place_batch(
                 for number, unit in zip(command.ids.tolist(), command.units.tolist(), strict=True):
                     placed[number] = command.instance, unit
         due = scheduler.next_timer_ns()
-        if len(placed) == len(ids) or due is None:
-            return [placed[number] for number in ids.tolist()]
+        if len(placed) == len(batch.id) or due is None:
+            return placed
         commands = list(scheduler.handle_timer(now_ns=due))

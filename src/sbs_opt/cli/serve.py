@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,9 @@ async def _serve(config: ServeConfig, path: str, recorders: Sequence[CaptureWrit
             raise InputError(f"{config.host}:{config.port}: cannot listen: {error.strerror}") from error
         address = runner.addresses[0]
         print(f"serving {len(config.upstreams)} upstreams on http://{address[0]}:{address[1]}", flush=True)
+        # What has been loaded by now stays: the garbage collector need not go through it while requests wait.
+        gc.collect()
+        gc.freeze()
         stop, again = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

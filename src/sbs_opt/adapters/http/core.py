@@ -20,7 +20,7 @@ from sbs_opt.adapters.http.telemetry import Telemetry
 from sbs_opt.adapters.pass_feed import PassCollator, PassOver
 from sbs_opt.adapters.pass_feed_asyncio import PassFeed
 from sbs_opt.adapters.prompt import ByRatio
-from sbs_opt.adapters.router import Placed, RejectedError, Router
+from sbs_opt.adapters.router import Placed, RejectedError, Router, warm_up
 from sbs_opt.adapters.serve_config import ServeConfig, Upstream
 from sbs_opt.models.cost import CostModel
 
@@ -44,6 +44,7 @@ class Core:
         self.config = config
         self._metrics = metrics
         self._ratio = ratio
+        self._cost_model = cost_model
         deployment = config.deployment
         self.router = Router(deployment, cost_model, config.scheduler)
         self.decode = DecodeRouter(deployment, cost_model, config.scheduler) if config.disaggregated else None
@@ -57,6 +58,7 @@ class Core:
 
     async def start(self) -> None:
         """Begin to place; engines that are busy with the work of others are given time to settle."""
+        warm_up(self.config.deployment, self._cost_model, self.config.scheduler)
         limits = self.config.limits
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s, sock_read=limits.silence_s)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
@@ -235,11 +237,14 @@ class Core:
         """Pass an answer on, and learn from it."""
         status = opened.answer.status
         ask.outcome = "answered" if status < 400 else "refused"
-        if status < 400:
-            self._first_token(ask, placed, alone=ask.streamed)
-        self._metrics.answered(upstream.name, placed, status)
+
+        def begun() -> None:  # after the first bytes, which nobody is to wait for longer than necessary
+            if status < 400:
+                self._first_token(ask, placed, alone=ask.streamed)
+            self._metrics.answered(upstream.name, placed, status)
+
         try:
-            response, tail, whole = await pass_on(http, ask, opened)
+            response, tail, whole = await pass_on(http, ask, opened, begun)
         finally:
             opened.answer.close()  # of no effect where it was read to its end
         if not whole:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ _HOP_BY_HOP = frozenset(
     ("connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
      "transfer-encoding", "upgrade")
 )  # fmt: skip
+_EVENT = b"data: "
 _DONE = b"data: [DONE]\n\n"
 _TAIL_BYTES = 1024
 """Where `usage` stands in an answer."""
@@ -82,8 +83,10 @@ async def open_answer(
         raise
 
 
-async def pass_on(http: web.Request, ask: Ask, opened: Opened) -> tuple[web.StreamResponse, bytes, bool]:
-    """Stream an answer to the client, no faster than it takes it.
+async def pass_on(
+    http: web.Request, ask: Ask, opened: Opened, begun: Callable[[], None]
+) -> tuple[web.StreamResponse, bytes, bool]:
+    """Stream an answer to the client, no faster than it takes it; `begun` is called once its first bytes are out.
 
     Returns the response, the end of what was passed on, and whether the answer is whole; one that breaks off ends
     visibly: a stream with an error event, anything else with a closed connection.
@@ -92,13 +95,15 @@ async def pass_on(http: web.Request, ask: Ask, opened: Opened) -> tuple[web.Stre
     headers = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
     out = web.StreamResponse(status=answer.status, headers=headers)
     await out.prepare(http)
-    chunk, tail = opened.first, b""
+    tail = opened.first[-_TAIL_BYTES:]
+    ask.events += opened.first.count(_EVENT)
     try:
-        while chunk:
+        await out.write(opened.first)
+        begun()
+        while chunk := await answer.content.readany():
             await out.write(chunk)
-            ask.events += chunk.count(b"data: ")
+            ask.events += chunk.count(_EVENT)
             tail = (tail + chunk)[-_TAIL_BYTES:]
-            chunk = await answer.content.readany()
     except (aiohttp.ClientError, TimeoutError) as error:  # of the upstream; a client that has gone cancels us
         if tail.endswith(_DONE):  # all was said, only the end of the connection was rough
             await out.write_eof()
