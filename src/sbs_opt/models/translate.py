@@ -90,11 +90,13 @@ def prefill_window(state: PrefillState, cost: PrefillTiming, balance: Literal["t
     saved = np.stack((state.hit_tokens, np.zeros_like(state.hit_tokens)), axis=1)
     price = [1, 0]
     if balance == "time":
-        nothing = np.zeros_like(state.prompt_tokens)
-        compute, alltoall = cost.request_ns(state.prompt_tokens, nothing)
-        queued_compute, queued_alltoall = cost.request_ns(state.queued_new, state.queued_cached)
-        prompt = state.prompt_tokens[state.hit_item]
-        hit_compute, hit_alltoall = cost.request_ns(prompt - state.hit_tokens, state.hit_tokens)
+        # One call for waiting requests, queued pieces and hits: for small windows the calls are what takes time.
+        n, queued = len(state.prompt_tokens), len(state.queued_new)
+        with_hit = state.prompt_tokens[state.hit_item] - state.hit_tokens
+        new = np.concatenate((state.prompt_tokens, state.queued_new, with_hit))
+        cached = np.concatenate((np.zeros(n, np.int64), state.queued_cached, state.hit_tokens))
+        parts = [np.split(ns, (n, n + queued)) for ns in cost.request_ns(new, cached)]
+        (compute, queued_compute, hit_compute), (alltoall, queued_alltoall, hit_alltoall) = parts
         tokens = np.column_stack((compute, alltoall, tokens))
         load = np.column_stack(
             (
