@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import sys
@@ -70,6 +71,86 @@ def test_it_serves_and_drains(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+def test_a_hangup_reads_the_configuration_again_and_a_mistake_changes_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with FakeEngine(replace(ENGINE)) as one, FakeEngine(replace(ENGINE)) as two:
+            path = tmp_path / "router.toml"
+            path.write_text(config(one.url), encoding="utf-8")
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-W", "ignore", "-m", "sbs_opt.cli.main", "serve", "--config", str(path),
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            assert process.stdout is not None
+            assert process.stderr is not None
+            url = (await process.stdout.readline()).decode().split()[-1]
+            async with aiohttp.ClientSession() as client:
+
+                async def complete(name: str) -> None:
+                    body = {"model": "fake", "prompt": "hello", "max_tokens": 1, "stream": True}
+                    headers = {"x-request-id": name}
+                    async with client.post(f"{url}/v1/completions", json=body, headers=headers) as answer:
+                        assert answer.status == 200
+                        await answer.read()
+
+                await complete("first")
+                path.write_text(config(one.url) + "colour = 'red'\n", encoding="utf-8")
+                process.send_signal(signal.SIGHUP)
+                assert b"stays as it was" in await process.stderr.readline()
+                await complete("second")
+                path.write_text(config(two.url), encoding="utf-8")
+                process.send_signal(signal.SIGHUP)
+                assert b"read again" in await process.stdout.readline()
+                await complete("third")
+                async with client.get(f"{url}/metrics") as answer:
+                    text = await answer.text()
+                assert 'sbs_reloads_total{outcome="refused"} 1.0' in text
+                assert 'sbs_reloads_total{outcome="taken"} 1.0' in text
+            process.terminate()
+            await process.communicate()
+            assert process.returncode == 0
+            assert (set(one.received), set(two.received)) == ({"first", "second"}, {"third"})
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_in_shadow_the_existing_router_decides_and_a_file_says_what_ours_would_have_done(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with FakeEngine(replace(ENGINE)) as engine:
+            path, log = tmp_path / "router.toml", tmp_path / "shadow.jsonl"
+            text = config("http://127.0.0.1:1") + f'[shadow]\nurl = "{engine.url}"\nstretch_s = 1\n'
+            path.write_text(text, encoding="utf-8")
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-W", "ignore", "-m", "sbs_opt.cli.main", "serve", "--config", str(path), "--shadow",
+                str(log), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            assert process.stdout is not None
+            url = (await process.stdout.readline()).decode().split()[-1]
+            body = {"model": "fake", "prompt": "hello " * 40, "max_tokens": 2, "stream": True}
+            async with aiohttp.ClientSession() as client:
+                for _ in range(6):
+                    async with client.post(f"{url}/v1/completions", json=body) as answer:
+                        assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+                async with client.get(f"{url}/health") as answer:
+                    assert answer.status == 200
+            process.terminate()
+            await process.communicate()
+            assert process.returncode == 0
+            rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+            requests = [row for row in rows if row["kind"] == "request"]
+            assert len(requests) == 6
+            assert all(row["policy_ttft_s"] > 0 and row["measured_ttft_s"] > 0 for row in requests)
+            assert "hello" not in log.read_text(encoding="utf-8")
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_shadow_is_asked_for_twice_or_not_at_all(run: Run) -> None:
+    Path("router.toml").write_text(config("http://127.0.0.1:1"), encoding="utf-8")
+    done = run("serve", "--config", "router.toml", "--shadow", "x.jsonl")
+    assert done.status == 2
+    assert "[shadow]" in done.err
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -78,6 +159,9 @@ def test_it_serves_and_drains(tmp_path: Path) -> None:
         ("engines = { ranks = 4 }", "give at least one"),
         (config("ftp://x"), "write http://host:port"),
         (config("http://127.0.0.1:1") + "\n[scheduler]\npolicy = 'best'\n", "best"),
+        (config("http://127.0.0.1:1") + "phase = 'decode'\n", "legs are known of kind sglang"),
+        (config("http://127.0.0.1:1").replace("vllm", "sglang") + "phase = 'prefill'\n", "prefill legs need decode"),
+        (config("http://127.0.0.1:1") + "[shadow]\nurl = 'http://127.0.0.1:2'\nbaseline = 'x'\n", "policy = 'x'"),
         (config("http://127.0.0.1:1") + "colour = 'red'\n", "unknown key 'colour'"),
         ("host = [", "is not TOML"),
     ],
