@@ -6,9 +6,11 @@ import asyncio
 import itertools
 import secrets
 import time
+from collections.abc import Mapping
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict
 
 from sbs_opt.adapters.decode_router import DecodeRouter
 from sbs_opt.adapters.http.ask import RETRY_S, Ask, refusal, rejection
@@ -172,9 +174,11 @@ class Core:
             return await self._forward_legs(http, ask, placed)
         upstream = self._prefill[placed.instance]
         instance_id = self.health.instance_ids.get(upstream.name)
-        headers, fields = pin(upstream, instance_id, placed.unit)
+        pins, fields = pin(upstream, instance_id, placed.unit)
         payload = with_fields(ask.raw, ask.body, fields)
-        opened = await open_answer(self._session, upstream, http.path, self._headers(http) | headers, payload)
+        headers = self._headers(http)
+        headers.update(pins)
+        opened = await open_answer(self._session, upstream, http.path, headers, payload)
         if opened.answer.status == 400 and not await self.health.still_there(upstream, instance_id):
             opened.answer.close()
             raise UpstreamError(upstream, "its worker is gone", unreachable=True)
@@ -206,7 +210,7 @@ class Core:
                 opened.answer.close()
 
     async def _run_prompt(
-        self, upstream: Upstream, path: str, headers: dict[str, str], payload: bytes, ask: Ask, placed: Placed
+        self, upstream: Upstream, path: str, headers: Mapping[str, str], payload: bytes, ask: Ask, placed: Placed
     ) -> web.Response | None:
         """Run a prefill leg to its end, which tells that the prompt is done; return its answer where it refuses."""
         opened = await open_answer(self._session, upstream, path, headers, payload)
@@ -267,5 +271,5 @@ class Core:
             else:
                 self.router.cancelled(placed.id)
 
-    def _headers(self, http: web.Request) -> dict[str, str]:
+    def _headers(self, http: web.Request) -> CIMultiDict[str]:
         return passed_on(http.headers, self.config.token)

@@ -85,7 +85,7 @@ def with_fields(raw: bytes, body: Mapping[str, Any], fields: Mapping[str, Any]) 
     fields
         To be added, none of them in `body` unless it pins.
     """
-    if not _PIN_FIELDS.isdisjoint(body):
+    if not _PIN_FIELDS.isdisjoint(body) or json.detect_encoding(raw) != "utf-8":
         kept = {name: value for name, value in body.items() if name not in _PIN_FIELDS}
         return json.dumps(kept | dict(fields), ensure_ascii=False).encode()
     if not fields:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from sbs_opt.adapters.http.ask import Ask, broken_event
 from sbs_opt.adapters.http.health import UPSTREAM_ERRORS
@@ -57,7 +58,7 @@ class Opened:
 
 
 async def open_answer(
-    session: aiohttp.ClientSession, upstream: Upstream, path: str, headers: dict[str, str], payload: bytes
+    session: aiohttp.ClientSession, upstream: Upstream, path: str, headers: Mapping[str, str], payload: bytes
 ) -> Opened:
     """Send a request and wait for the first bytes of its answer.
 
@@ -92,8 +93,7 @@ async def pass_on(
     visibly: a stream with an error event, anything else with a closed connection.
     """
     answer = opened.answer
-    headers = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
-    out = web.StreamResponse(status=answer.status, headers=headers)
+    out = web.StreamResponse(status=answer.status, headers=_passed_back(answer.headers))
     await out.prepare(http)
     tail = opened.first[-_TAIL_BYTES:]
     ask.events += opened.first.count(_EVENT)
@@ -126,7 +126,17 @@ def usage_in(tail: bytes) -> dict[str, int]:
     return {name: int(match[1]) for name, match in found.items() if match}
 
 
-def passed_on(headers: Mapping[str, str], token: str | None) -> dict[str, str]:
+def passed_on(headers: CIMultiDictProxy[str], token: str | None) -> CIMultiDict[str]:
     """Return a client's headers without those of its connection, without a rank of its own, and without our token."""
-    dropped = _HOP_BY_HOP | RANK_HEADERS | ({"authorization"} if token else set())
-    return {name: value for name, value in headers.items() if name.lower() not in dropped}
+    return _without(headers, _HOP_BY_HOP | RANK_HEADERS | ({"authorization"} if token else set()))
+
+
+def _passed_back(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    return _without(headers, _HOP_BY_HOP)
+
+
+def _without(headers: CIMultiDictProxy[str], dropped: Set[str]) -> CIMultiDict[str]:
+    """Return headers, those that come twice included, without some, and without those that `Connection` names."""
+    if more := headers.get("Connection"):
+        dropped = dropped | {name.strip().lower() for name in more.split(",")}
+    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)
