@@ -14,6 +14,7 @@ from sbs_opt.scheduler.commands import Command, Dispatch, Reject
 from sbs_opt.scheduler.config import SchedulerConfig
 from sbs_opt.scheduler.events import (
     InstanceAdded,
+    InstanceDraining,
     InstanceLost,
     RequestBatch,
     RequestsArrived,
@@ -51,8 +52,15 @@ class DecodeRouter:
         """Booked tokens and sequences, 0 when nothing is in flight."""
         return self._scheduler.booked
 
-    def place(self, prompt_tokens: int) -> tuple[int, int, int]:
+    def place(self, prompt_tokens: int, avoid: int | None = None) -> tuple[int, int, int]:
         """Return a number to be named in `finished`, the instance, and the unit within it.
+
+        Parameters
+        ----------
+        prompt_tokens
+            Length of the prompt, at least 1.
+        avoid
+            An instance, one of several that take requests, that is not to be the one; None = whichever is best.
 
         Raises
         ------
@@ -61,7 +69,13 @@ class DecodeRouter:
         """
         number, self._next_id = self._next_id, self._next_id + 1
         batch = RequestBatch(id=np.array([number]), prompt_tokens=np.array([prompt_tokens]))
-        for command in self._scheduler.handle(RequestsArrived(batch), now_ns=self._clock.now_ns()):
+        now_ns = self._clock.now_ns()
+        if avoid is not None:
+            self._scheduler.handle(InstanceDraining(avoid), now_ns=now_ns)
+        commands = self._scheduler.handle(RequestsArrived(batch), now_ns=now_ns)
+        if avoid is not None:
+            self._scheduler.handle(InstanceAdded(avoid), now_ns=now_ns)
+        for command in commands:
             if isinstance(command, Reject):
                 retry = None if command.retry_after_ns is None else command.retry_after_ns / 1e9
                 raise RejectedError(command.reason, retry)

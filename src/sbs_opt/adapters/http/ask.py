@@ -64,6 +64,11 @@ class Ask:
         )
 
 
+def unread(raw: bytes) -> Ask:
+    """Return a request that is passed on and nothing more."""
+    return Ask(raw, {}, Prompt(), 1, None)
+
+
 def refusal(status: int, kind: str, message: str, retry_after_s: int | None = None) -> web.Response:
     """Return an error as OpenAI writes it."""
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}

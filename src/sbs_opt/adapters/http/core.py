@@ -16,7 +16,7 @@ from sbs_opt.adapters.decode_router import DecodeRouter
 from sbs_opt.adapters.http.ask import RETRY_S, Ask, refusal, rejection
 from sbs_opt.adapters.http.health import UPSTREAM_ERRORS, Health
 from sbs_opt.adapters.http.metrics import Metrics
-from sbs_opt.adapters.http.pins import pin, pin_legs, with_fields
+from sbs_opt.adapters.http.pins import RANK_HEADERS, pin, pin_legs, with_fields
 from sbs_opt.adapters.http.streaming import Opened, UpstreamError, open_answer, pass_on, passed_on, usage_in
 from sbs_opt.adapters.http.telemetry import Telemetry
 from sbs_opt.adapters.pass_feed import PassCollator, PassOver
@@ -52,6 +52,9 @@ class Core:
         self.decode = DecodeRouter(deployment, cost_model, config.scheduler) if config.disaggregated else None
         self._prefill, self._decoding = config.prefill_upstreams, config.decode_upstreams
         self._shadowed = Upstream("shadowed", config.shadow.url, "openai") if config.shadow else None
+        # There is one decision point; in a shadow it is not this one.
+        ranks = frozenset() if config.shadow else RANK_HEADERS
+        self._dropped = ranks | {"authorization"} if config.token else ranks
         # Rooms of two runs of this process must not meet in an engine that outlives them.
         self._rounds = itertools.count(secrets.randbits(32) << 16)
         self.passes = PassFeed([PassCollator(self.router.num_units) for _ in self._prefill], self._pass_over)
@@ -101,6 +104,11 @@ class Core:
         self.router.pass_ended(instance, over.duration_ns, over.tokens_run)
 
     @property
+    def shadows(self) -> bool:
+        """Whether an existing router decides."""
+        return self._shadowed is not None
+
+    @property
     def serves(self) -> bool:
         """Whether requests have somewhere to go."""
         if self._shadowed is not None:
@@ -140,18 +148,20 @@ class Core:
     async def _place_and_answer(self, http: web.Request, ask: Ask) -> web.StreamResponse:
         limits = self.config.limits
         ask.placed = placed = await self._place(ask)
+        failed: Upstream | None = None
         try:
             for attempt in itertools.count(1):
                 try:
-                    return await self._forward(http, ask, placed)
+                    return await self._forward(http, ask, placed, failed)
                 except UpstreamError as error:
+                    failed = error.upstream
                     self._metrics.failed(error.upstream.name)
                     if error.unreachable:
                         self.health.eject(error.upstream)
                     if attempt >= limits.attempts:
                         ask.outcome = "failed"
                         return refusal(502, "upstream_error", f"no upstream answered: {error}", RETRY_S)
-                    ask.placed = placed = await self._place_anew(ask, placed, str(error))
+                    ask.placed = placed = await self._place_anew(ask, placed, error)
             raise AssertionError("attempts end by a return")
         finally:
             self.router.cancelled(placed.id)  # of no effect once its first token was told
@@ -161,39 +171,51 @@ class Core:
             ask.prompt_tokens, block_ids=ask.blocks, deadline_s=self.config.limits.hold_s
         )  # fmt: skip
 
-    async def _place_anew(self, ask: Ask, placed: Placed, reason: str) -> Placed:
-        with self.health.resting(self._prefill[placed.instance]):
+    async def _place_anew(self, ask: Ask, placed: Placed, error: UpstreamError) -> Placed:
+        with self.health.resting(error.upstream):
             if self.router.has(placed.id):
-                return await self.router.place_again(placed, reason)
+                return await self.router.place_again(placed, str(error))
             ask.first_token_ns = None  # its prompt was done, and is lost with the decode leg that failed
             return await self._place(ask)
 
-    async def _forward(self, http: web.Request, ask: Ask, placed: Placed) -> web.StreamResponse:
-        """Send a request to the unit that it was placed on, and its answer back."""
+    async def _forward(
+        self, http: web.Request, ask: Ask, placed: Placed, failed: Upstream | None
+    ) -> web.StreamResponse:
+        """Send a request to the unit that it was placed on, and its answer back; `failed` is what it comes from."""
         if self.decode is not None:
-            return await self._forward_legs(http, ask, placed)
+            second = self.decode.place(ask.prompt_tokens, avoid=self._failed_decode(failed))
+            return await self._forward_legs(http, ask, placed, second)
         upstream = self._prefill[placed.instance]
         instance_id = self.health.instance_ids.get(upstream.name)
         pins, fields = pin(upstream, instance_id, placed.unit)
         payload = with_fields(ask.raw, ask.body, fields)
         headers = self._headers(http)
         headers.update(pins)
-        opened = await open_answer(self._session, upstream, http.path, headers, payload)
+        opened = await open_answer(self._session, upstream, http.path_qs, headers, payload)
         if opened.answer.status == 400 and not await self.health.still_there(upstream, instance_id):
             opened.answer.close()
             raise UpstreamError(upstream, "its worker is gone", unreachable=True)
         return await self._answered(http, ask, placed, upstream, opened)
 
-    async def _forward_legs(self, http: web.Request, ask: Ask, placed: Placed) -> web.StreamResponse:
+    def _failed_decode(self, failed: Upstream | None) -> int | None:
+        """Return the decode instance that a request is not to come back to, unless it is the last one."""
+        if failed is None or failed.phase != "decode":
+            return None
+        others = any(self.health.well[one.name] for one in self._decoding if one != failed)
+        return self._decoding.index(failed) if others and self.health.well[failed.name] else None
+
+    async def _forward_legs(
+        self, http: web.Request, ask: Ask, placed: Placed, decode_place: tuple[int, int, int]
+    ) -> web.StreamResponse:
         """Send both legs of a request together: decode answers, prefill tells that the prompt is done."""
         assert self.decode is not None
-        number, instance, decode_unit = self.decode.place(ask.prompt_tokens)
+        number, instance, decode_unit = decode_place
         prefill, decode = self._prefill[placed.instance], self._decoding[instance]
         fields = pin_legs(prefill, placed.unit, decode_unit, next(self._rounds), self.config.engines.ranks)
         payloads = [with_fields(ask.raw, ask.body, of) for of in fields]
         headers = self._headers(http)
-        first = asyncio.create_task(self._run_prompt(prefill, http.path, headers, payloads[0], ask, placed))
-        second = asyncio.create_task(open_answer(self._session, decode, http.path, headers, payloads[1]))
+        first = asyncio.create_task(self._run_prompt(prefill, http.path_qs, headers, payloads[0], ask, placed))
+        second = asyncio.create_task(open_answer(self._session, decode, http.path_qs, headers, payloads[1]))
         try:
             await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
             if first.done() and (refused := first.result()) is not None:
@@ -228,7 +250,9 @@ class Core:
     async def _shadow(self, http: web.Request, ask: Ask, upstream: Upstream) -> web.StreamResponse:
         """Pass a request to the existing router as it came."""
         try:
-            opened = await open_answer(self._session, upstream, http.path, self._headers(http), ask.raw)
+            opened = await open_answer(
+                self._session, upstream, http.path_qs, self._headers(http), ask.raw, method=http.method
+            )
         except UpstreamError as error:
             self._metrics.failed(upstream.name)
             ask.outcome = "failed"
@@ -272,4 +296,4 @@ class Core:
                 self.router.cancelled(placed.id)
 
     def _headers(self, http: web.Request) -> CIMultiDict[str]:
-        return passed_on(http.headers, self.config.token)
+        return passed_on(http.headers, self._dropped)

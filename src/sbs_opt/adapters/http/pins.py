@@ -87,7 +87,7 @@ def with_fields(raw: bytes, body: Mapping[str, Any], fields: Mapping[str, Any]) 
     """
     if not _PIN_FIELDS.isdisjoint(body) or json.detect_encoding(raw) != "utf-8":
         kept = {name: value for name, value in body.items() if name not in _PIN_FIELDS}
-        return json.dumps(kept | dict(fields), ensure_ascii=False).encode()
+        return json.dumps(kept | dict(fields)).encode()  # ASCII: half a surrogate pair has no other form
     if not fields:
         return raw
     end = raw.rindex(b"}")  # a long prompt is not written anew

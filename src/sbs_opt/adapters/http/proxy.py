@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from sbs_opt.adapters.capture import FinishedRequest
-from sbs_opt.adapters.http.ask import RETRY_S, Ask, refusal
+from sbs_opt.adapters.http.ask import RETRY_S, Ask, refusal, unread
 from sbs_opt.adapters.http.core import Core
 from sbs_opt.adapters.http.metrics import Metrics
 from sbs_opt.adapters.http.placements import PlacementService
@@ -120,6 +120,8 @@ class Proxy:
         app.router.add_get("/metrics", self._metrics)
         if self._config.shadow is None:
             self._placements.add_to(app)
+        else:
+            app.router.add_route("*", "/{path:.*}", self._pass_unread)
         app.cleanup_ctx.append(self._running)
         return app
 
@@ -228,6 +230,8 @@ class Proxy:
         try:
             ask = self._ask(raw)
         except InputError as error:
+            if core.shadows:  # what cannot be read here may be read there
+                return await core.answer(http, unread(raw))
             return refusal(400, "invalid_request_error", str(error))
         for recorder in self._recorders:
             recorder.arrived(ask.arrival_ns)
@@ -238,6 +242,12 @@ class Proxy:
             raise
         finally:
             self._note(ask)
+
+    async def _pass_unread(self, http: web.Request) -> web.StreamResponse:
+        """Pass on what is none of this server's: in a shadow clients find what they are used to."""
+        if not self._admitted(http):
+            return refusal(401, "unauthorized", "show the bearer token of this server")
+        return await self._core.answer(http, unread(await http.read()))
 
     def _ask(self, raw: bytes) -> Ask:
         try:
@@ -265,7 +275,8 @@ class Proxy:
         if self._config.token is None:
             return True
         shown = http.headers.get("Authorization", "").removeprefix("Bearer ")
-        return hmac.compare_digest(shown.encode(), self._config.token.encode())
+        # What a client shows may be no UTF-8.
+        return hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), self._config.token.encode())
 
     # -- the rest -----------------------------------------------------------------------------------------------
 

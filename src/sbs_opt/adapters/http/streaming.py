@@ -13,13 +13,15 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from sbs_opt.adapters.http.ask import Ask, broken_event
 from sbs_opt.adapters.http.health import UPSTREAM_ERRORS
-from sbs_opt.adapters.http.pins import RANK_HEADERS
 from sbs_opt.adapters.serve_config import Upstream
 
 _HOP_BY_HOP = frozenset(
     ("connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
      "transfer-encoding", "upgrade")
 )  # fmt: skip
+_BY_OURSELVES = frozenset(("content-encoding", "expect"))
+"""Of a request: its body was unpacked, and asked for, by this server."""
+
 _EVENT = b"data: "
 _DONE = b"data: [DONE]\n\n"
 _TAIL_BYTES = 1024
@@ -58,7 +60,13 @@ class Opened:
 
 
 async def open_answer(
-    session: aiohttp.ClientSession, upstream: Upstream, path: str, headers: Mapping[str, str], payload: bytes
+    session: aiohttp.ClientSession,
+    upstream: Upstream,
+    path: str,
+    headers: Mapping[str, str],
+    payload: bytes,
+    *,
+    method: str = "POST",
 ) -> Opened:
     """Send a request and wait for the first bytes of its answer.
 
@@ -68,7 +76,9 @@ async def open_answer(
         No connection, none of an answer, or one of status 500 and above.
     """
     try:
-        answer = await session.post(upstream.url + path, data=payload, headers=headers, allow_redirects=False)
+        answer = await session.request(
+            method, upstream.url + path, data=payload or None, headers=headers, allow_redirects=False
+        )
     except UPSTREAM_ERRORS as error:
         unreachable = isinstance(error, aiohttp.ClientConnectorError)
         raise UpstreamError(upstream, type(error).__name__, unreachable=unreachable) from error
@@ -126,9 +136,9 @@ def usage_in(tail: bytes) -> dict[str, int]:
     return {name: int(match[1]) for name, match in found.items() if match}
 
 
-def passed_on(headers: CIMultiDictProxy[str], token: str | None) -> CIMultiDict[str]:
-    """Return a client's headers without those of its connection, without a rank of its own, and without our token."""
-    return _without(headers, _HOP_BY_HOP | RANK_HEADERS | ({"authorization"} if token else set()))
+def passed_on(headers: CIMultiDictProxy[str], dropped: Set[str]) -> CIMultiDict[str]:
+    """Return a client's headers without those of its connection, and without some more (in lower case)."""
+    return _without(headers, _HOP_BY_HOP | _BY_OURSELVES | dropped)
 
 
 def _passed_back(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:

@@ -1,0 +1,165 @@
+"""What goes over the wire: bytes of clients and engines pass as they are, whatever they are."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("aiohttp")
+pytest.importorskip("prometheus_client")
+
+from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sbs_opt.adapters.http.proxy import Proxy
+from sbs_opt.adapters.serve_config import Shadow
+from tests.adapters.proxy_bench import COST, Bench, bench, run
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+BODY = {"model": "m", "prompt": "x"}
+
+
+@asynccontextmanager
+async def engine_of(one: Bench, handler: Handler) -> AsyncIterator[None]:
+    """Put an engine that answers with `handler` behind the proxy, and none beside it."""
+    app = web.Application()
+    app.router.add_post("/v1/completions", handler)
+    app.router.add_get("/health", _well)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await one.proxy.reload(replace(one.proxy._config, upstreams=(replace(one.config.upstreams[0], url=url),)))
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _well(_: web.Request) -> web.Response:
+    return web.Response()
+
+
+async def exchange(url: str, request: bytes) -> bytes:
+    """Send bytes, and return all that comes until the connection is closed."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+def request_of(body: bytes, *headers: bytes, path: bytes = b"/v1/completions") -> bytes:
+    lines = [b"POST %b HTTP/1.1" % path, b"Host: router", b"Connection: close", b"Content-Length: %d" % len(body)]
+    return b"\r\n".join([*lines, *headers, b"", body])
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.binary(min_size=1, max_size=200), min_size=1, max_size=5))
+def test_an_answer_passes_byte_for_byte(pieces: list[bytes]) -> None:
+    async def engine(http: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Engine": "e"})
+        await answer.prepare(http)
+        for piece in pieces:
+            await answer.write(piece)
+        return answer
+
+    async def scenario(one: Bench) -> None:
+        async with engine_of(one, engine), one.client.post(f"{one.url}/v1/completions", json=BODY) as answer:
+            assert await answer.read() == b"".join(pieces)
+            assert answer.headers["X-Engine"] == "e"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_headers_and_bodies_that_are_no_text_reach_the_engine(kind: str) -> None:
+    """A header of Latin-1, half a surrogate pair, a body packed by the client, a query: none is an error here."""
+    seen: list[tuple[web.Request, bytes]] = []
+
+    async def engine(http: web.Request) -> web.StreamResponse:
+        seen.append((http, await http.read()))
+        return web.json_response({"choices": []})
+
+    async def scenario(one: Bench) -> None:
+        async with engine_of(one, engine):
+            plain = json.dumps(BODY).encode()
+            packed = request_of(gzip.compress(plain), b"Content-Encoding: gzip")
+            half = request_of(b'{"prompt": "\\ud800", "routed_dp_rank": 3}')
+            latin = request_of(plain, b"X-Name: Jos\xe9")
+            waits = request_of(plain, b"Expect: 100-continue")
+            query = request_of(plain, path=b"/v1/completions?api-version=1&x=%2F")
+            for request in (packed, half, latin, waits, query):
+                answer = await exchange(one.url, request)
+                assert b"HTTP/1.1 200" in answer, answer
+
+    run(scenario, kind=kind)
+    (packed, packed_body), (_, half_body), (latin, _), (waits, _), (query, _) = seen
+    assert "Content-Encoding" not in packed.headers
+    assert json.loads(packed_body)["prompt"] == "x"
+    assert json.loads(half_body)["prompt"] == "\ud800"
+    assert latin.headers["X-Name"].startswith("Jos")  # aiohttp leaves out what is no UTF-8
+    assert "Expect" not in waits.headers
+    assert query.rel_url.query_string == "api-version=1&x=/"
+
+
+def test_a_token_of_any_bytes_is_compared() -> None:
+    async def main() -> None:
+        async with bench(token="geheim") as one:
+            for shown, status in ((b"geh\xffeim", 401), ("gehéim".encode(), 401), (b"geheim", 200)):
+                body = b'{"prompt": [1, 2, 3], "max_tokens": 1}'
+                answer = await exchange(one.url, request_of(body, b"Authorization: Bearer " + shown))
+                assert answer.startswith(b"HTTP/1.1 %d" % status), answer
+
+    asyncio.run(main())
+
+
+def test_a_shadow_passes_on_whatever_comes() -> None:
+    """Clients find what they are used to: other paths, a rank of their own, bodies that are not read here."""
+    seen: list[tuple[str, str | None, bytes]] = []
+
+    async def router(http: web.Request) -> web.Response:
+        seen.append((f"{http.method} {http.path_qs}", http.headers.get("X-data-parallel-rank"), await http.read()))
+        return web.json_response({"error": "never heard of it"}, status=404)
+
+    async def scenario(one: Bench) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", router)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        shadow = Shadow(f"http://127.0.0.1:{runner.addresses[0][1]}")
+        front = web.AppRunner(Proxy(replace(one.config, shadow=shadow), cost_model=COST).app())
+        await front.setup()
+        await web.TCPSite(front, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{front.addresses[0][1]}"
+        try:
+            headers = {"X-data-parallel-rank": "2"}
+            for method, path, body in ASKED:
+                async with one.client.request(method, url + path, data=body, headers=headers) as answer:
+                    assert answer.status == 404
+                    assert method == "HEAD" or b"never heard of it" in await answer.read()
+        finally:
+            await front.cleanup()
+            await runner.cleanup()
+
+    run(scenario)
+    assert seen == [(f"{method} {path}", "2", body) for method, path, body in ASKED]
+
+
+ASKED = (
+    ("POST", "/v1/embeddings?x=1", b'{"input": "x"}'),
+    ("POST", "/v1/completions", b'{"prompt": ["one", "two"]}'),
+    ("POST", "/v1/chat/completions", b"no JSON"),
+    ("GET", "/tokenize", b""),
+    ("HEAD", "/tokenize", b""),
+    ("DELETE", "/v1/files/a%20b", b""),
+)
