@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import subprocess
@@ -253,16 +254,39 @@ def test_a_rotation_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest
     def no_descriptors(*arguments: Any) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    with writer(path, rotate_bytes=1) as out:
-        out.write(request_number(0))
+    with writer(path, rotate_bytes=1, keep=8) as out:
+        for k in range(4):
+            out.write(request_number(k))
         monkeypatch.setattr(os, "open", no_descriptors)
-        for _ in range(2):
+        for _ in range(10):  # each attempt had moved the old files on, until they were gone
             with pytest.raises(OSError, match="Too many"):
-                out.write(request_number(1))
+                out.write(request_number(4))
         monkeypatch.setattr(os, "open", open_file)
-        out.write(request_number(2))
+        out.write(request_number(5))
     found = [row["prompt_tokens"] for file in sorted(tmp_path.iterdir()) for row in rows_of(file)]
-    assert sorted(found) == [100, 102]
+    assert sorted(found) == [100, 101, 102, 103, 105]
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_a_rename_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    path = tmp_path / "live.jsonl"
+    rename, calls = os.replace, itertools.count()
+
+    def fails_once(*arguments: Any) -> None:
+        if next(calls) % 4 == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(*arguments)
+
+    with writer(path, rotate_bytes=1, keep=8) as out:
+        for k in range(3):
+            out.write(request_number(k))
+        monkeypatch.setattr(os, "replace", fails_once)
+        with pytest.raises(OSError, match="Input/output"):
+            out.write(request_number(3))
+        monkeypatch.setattr(os, "replace", rename)
+        out.write(request_number(4))
+    found = [row["prompt_tokens"] for file in sorted(tmp_path.iterdir()) for row in rows_of(file)]
+    assert sorted(found) == [100, 101, 102, 104]
 
 
 def test_a_process_that_is_killed_leaves_a_file_that_goes_on(tmp_path: Path) -> None:

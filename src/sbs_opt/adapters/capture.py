@@ -190,12 +190,19 @@ class CaptureWriter:
         return int(origin[1]), other_blocks
 
     def _rotate(self) -> None:
-        for k in range(self._keep - 1, 0, -1):
-            with suppress(FileNotFoundError):
+        coming = f"{self._path}.new"
+        fresh = _open_locked(coming)  # first: where this fails, nothing has moved
+        try:
+            # Only up to the first gap: what a rotation that failed has moved already moves no further.
+            gap = next((k for k in range(1, self._keep) if not os.path.lexists(f"{self._path}.{k}")), self._keep)
+            for k in range(gap - 1, 0, -1):
                 os.replace(f"{self._path}.{k}", f"{self._path}.{k + 1}")
-        with suppress(FileNotFoundError):  # after a rotation that failed below
-            os.replace(self._path, f"{self._path}.1")
-        fresh = _open_locked(self._path)  # where this fails, the old file, renamed, is still there to write to
+            with suppress(FileNotFoundError):  # somebody took it away
+                os.replace(self._path, f"{self._path}.1")
+            os.replace(coming, self._path)
+        except BaseException:
+            os.close(fresh)
+            raise
         os.close(self._descriptor)
         self._descriptor, self._size = fresh, 0
 
