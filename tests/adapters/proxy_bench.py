@@ -87,7 +87,7 @@ async def bench(
         async with aiohttp.ClientSession() as client:
             yield Bench(engines, proxy, f"http://{address[0]}:{address[1]}", client, config)
             async with asyncio.timeout(5):  # whatever happened, all load is released
-                while proxy.router.in_flight or proxy.router.booked or proxy.open_answers or decoding(proxy):
+                while under_way(proxy):
                     await asyncio.sleep(0.01)
     finally:
         await runner.cleanup()
@@ -95,9 +95,41 @@ async def bench(
             await engine.stop()
 
 
-def decoding(proxy: Proxy) -> int:
-    decode = proxy._core.decode
-    return 0 if decode is None else decode.booked
+def under_way(proxy: Proxy) -> int:
+    """Return all that is booked, under former configurations as well."""
+    figures = proxy._sum_of("in_flight") + proxy._sum_of("booked") + proxy.open_answers
+    return figures + sum(core.decode.booked for core in proxy._cores if core.decode is not None)
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def well(_: web.Request) -> web.StreamResponse:
+    return web.Response()
+
+
+@asynccontextmanager
+async def engine_of(handler: Handler, health: Handler = well, **more: Handler) -> AsyncIterator[str]:
+    """Start an engine that answers completions with `handler`, and more paths with more; yield its URL."""
+    app = web.Application()
+    app.router.add_post("/v1/completions", handler)
+    app.router.add_get("/health", health)
+    for path, other in more.items():
+        app.router.add_get(f"/{path}", other)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def use(one: Bench, *urls: str, **changes: Any) -> None:
+    """Put engines behind the proxy in place of those that it has."""
+    kind = one.config.upstreams[0].kind
+    upstreams = tuple(Upstream(f"other-{k}", url, kind) for k, url in enumerate(urls))
+    await one.proxy.reload(replace(one.proxy._config, upstreams=upstreams, **changes))
 
 
 def run(scenario: Callable[[Bench], Awaitable[None]], **changes: Any) -> None:

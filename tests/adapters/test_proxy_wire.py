@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -20,31 +18,9 @@ from hypothesis import strategies as st
 
 from sbs_opt.adapters.http.proxy import Proxy
 from sbs_opt.adapters.serve_config import Shadow
-from tests.adapters.proxy_bench import COST, Bench, bench, run
+from tests.adapters.proxy_bench import COST, Bench, bench, engine_of, run, use
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BODY = {"model": "m", "prompt": "x"}
-
-
-@asynccontextmanager
-async def engine_of(one: Bench, handler: Handler) -> AsyncIterator[None]:
-    """Put an engine that answers with `handler` behind the proxy, and none beside it."""
-    app = web.Application()
-    app.router.add_post("/v1/completions", handler)
-    app.router.add_get("/health", _well)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await one.proxy.reload(replace(one.proxy._config, upstreams=(replace(one.config.upstreams[0], url=url),)))
-    try:
-        yield
-    finally:
-        await runner.cleanup()
-
-
-async def _well(_: web.Request) -> web.Response:
-    return web.Response()
 
 
 async def exchange(url: str, request: bytes) -> bytes:
@@ -73,9 +49,11 @@ def test_an_answer_passes_byte_for_byte(pieces: list[bytes]) -> None:
         return answer
 
     async def scenario(one: Bench) -> None:
-        async with engine_of(one, engine), one.client.post(f"{one.url}/v1/completions", json=BODY) as answer:
-            assert await answer.read() == b"".join(pieces)
-            assert answer.headers["X-Engine"] == "e"
+        async with engine_of(engine) as url:
+            await use(one, url)
+            async with one.client.post(f"{one.url}/v1/completions", json=BODY) as answer:
+                assert await answer.read() == b"".join(pieces)
+                assert answer.headers["X-Engine"] == "e"
 
     run(scenario)
 
@@ -90,19 +68,23 @@ def test_headers_and_bodies_that_are_no_text_reach_the_engine(kind: str) -> None
         return web.json_response({"choices": []})
 
     async def scenario(one: Bench) -> None:
-        async with engine_of(one, engine):
+        async with engine_of(engine) as url:
+            await use(one, url)
             plain = json.dumps(BODY).encode()
             packed = request_of(gzip.compress(plain), b"Content-Encoding: gzip")
             half = request_of(b'{"prompt": "\\ud800", "routed_dp_rank": 3}')
             latin = request_of(plain, b"X-Name: Jos\xe9")
             waits = request_of(plain, b"Expect: 100-continue")
             query = request_of(plain, path=b"/v1/completions?api-version=1&x=%2F")
-            for request in (packed, half, latin, waits, query):
+            packs = request_of(plain, b"Accept-Encoding: br")
+            for request in (packed, half, latin, waits, query, packs):
                 answer = await exchange(one.url, request)
                 assert b"HTTP/1.1 200" in answer, answer
 
     run(scenario, kind=kind)
-    (packed, packed_body), (_, half_body), (latin, _), (waits, _), (query, _) = seen
+    (packed, packed_body), (_, half_body), (latin, _), (waits, _), (query, _), (packs, _) = seen
+    assert packs.headers["Accept-Encoding"] == "br"
+    assert packed.headers["Accept-Encoding"] == "identity", "a client that unpacks nothing gets nothing packed"
     assert "Content-Encoding" not in packed.headers
     assert json.loads(packed_body)["prompt"] == "x"
     assert json.loads(half_body)["prompt"] == "\ud800"
@@ -122,13 +104,41 @@ def test_a_token_of_any_bytes_is_compared() -> None:
     asyncio.run(main())
 
 
+async def raw_engine(answer: bytes) -> asyncio.Server:
+    """Start a server that reads a request and sends these bytes, then closes."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65_536)
+        writer.write(answer)
+        writer.close()
+
+    return await asyncio.start_server(talk, "127.0.0.1", 0)
+
+
+@pytest.mark.parametrize("rest", [b"data: 2\n\n", b"data: [DONE]\n\n"])
+def test_a_stream_that_ends_with_its_connection_is_whole_only_with_its_end(rest: bytes) -> None:
+    """Without a length nor chunks nothing tells an engine that died from one that is done."""
+
+    async def scenario(one: Bench) -> None:
+        events = b"data: 1\n\n" + rest
+        server = await raw_engine(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + events)
+        await use(one, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")  # a slash does no harm
+        async with one.client.post(f"{one.url}/v1/completions", json=BODY | {"stream": True}) as answer:
+            stream = await answer.read()
+        assert stream.startswith(events)
+        assert (b"upstream_error" in stream) == (b"[DONE]" not in rest)
+        server.close()
+
+    run(scenario)
+
+
 def test_a_shadow_passes_on_whatever_comes() -> None:
     """Clients find what they are used to: other paths, a rank of their own, bodies that are not read here."""
     seen: list[tuple[str, str | None, bytes]] = []
 
     async def router(http: web.Request) -> web.Response:
         seen.append((f"{http.method} {http.path_qs}", http.headers.get("X-data-parallel-rank"), await http.read()))
-        return web.json_response({"error": "never heard of it"}, status=404)
+        return web.json_response({"error": "never heard of it"}, status=503, headers={"Retry-After": "17"})
 
     async def scenario(one: Bench) -> None:
         app = web.Application()
@@ -145,7 +155,7 @@ def test_a_shadow_passes_on_whatever_comes() -> None:
             headers = {"X-data-parallel-rank": "2"}
             for method, path, body in ASKED:
                 async with one.client.request(method, url + path, data=body, headers=headers) as answer:
-                    assert answer.status == 404
+                    assert (answer.status, answer.headers["Retry-After"]) == (503, "17")
                     assert method == "HEAD" or b"never heard of it" in await answer.read()
         finally:
             await front.cleanup()
@@ -159,6 +169,9 @@ ASKED = (
     ("POST", "/v1/embeddings?x=1", b'{"input": "x"}'),
     ("POST", "/v1/completions", b'{"prompt": ["one", "two"]}'),
     ("POST", "/v1/chat/completions", b"no JSON"),
+    ("POST", "/v1/completions", b'{"prompt": "one"}'),
+    ("OPTIONS", "/v1/completions", b""),
+    ("GET", "/v1/models", b""),
     ("GET", "/tokenize", b""),
     ("HEAD", "/tokenize", b""),
     ("DELETE", "/v1/files/a%20b", b""),

@@ -20,7 +20,7 @@ pytest.importorskip("prometheus_client")
 import aiohttp
 
 from sbs_opt.testing.costs import LinearDecode, LinearPrefill, linear_cost_model
-from sbs_opt.testing.engines import EngineConfig, FakeEngine
+from sbs_opt.testing.engines import EngineConfig, FakeEngine, Fault
 
 COST = linear_cost_model(LinearPrefill(200_000_000, chunk_tokens=4096), LinearDecode(1_000_000))
 ENGINE = EngineConfig(kind="vllm", ranks=2, chunk_tokens=4096, prefill=COST.prefill, decode=COST.decode)
@@ -93,9 +93,10 @@ def test_a_hangup_reads_the_configuration_again_and_a_mistake_changes_nothing(tm
                         await answer.read()
 
                 await complete("first")
-                path.write_text(config(one.url) + "colour = 'red'\n", encoding="utf-8")
-                process.send_signal(signal.SIGHUP)
-                assert b"stays as it was" in await process.stderr.readline()
+                for mistake in ("colour = 'red'\n", "bootstrap_port = 'x'\n"):
+                    path.write_text(config(one.url) + mistake, encoding="utf-8")
+                    process.send_signal(signal.SIGHUP)
+                    assert b"stays as it was" in await process.stderr.readline()
                 await complete("second")
                 path.write_text(config(two.url), encoding="utf-8")
                 process.send_signal(signal.SIGHUP)
@@ -103,12 +104,71 @@ def test_a_hangup_reads_the_configuration_again_and_a_mistake_changes_nothing(tm
                 await complete("third")
                 async with client.get(f"{url}/metrics") as answer:
                     text = await answer.text()
-                assert 'sbs_reloads_total{outcome="refused"} 1.0' in text
+                assert 'sbs_reloads_total{outcome="refused"} 2.0' in text
                 assert 'sbs_reloads_total{outcome="taken"} 1.0' in text
             process.terminate()
             await process.communicate()
             assert process.returncode == 0
             assert (set(one.received), set(two.received)) == ({"first", "second"}, {"third"})
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_told_to_stop_it_ends_what_is_not_over_in_time_and_exits(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with FakeEngine(replace(ENGINE)) as engine:
+            engine.inject(Fault("stall_after_first"))
+            path = tmp_path / "router.toml"
+            path.write_text(config(engine.url).replace("drain_s = 10.0", "drain_s = 0.5"), encoding="utf-8")
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-W", "ignore", "-m", "sbs_opt.cli.main", "serve", "--config", str(path),
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            assert process.stdout is not None
+            url = (await process.stdout.readline()).decode().split()[-1]
+            body = {"model": "fake", "prompt": "hello " * 50, "max_tokens": 30, "stream": True}
+            async with (
+                aiohttp.ClientSession() as client,
+                client.post(f"{url}/v1/completions", json=body) as answer,
+            ):
+                first = await answer.content.readany()
+                process.send_signal(signal.SIGTERM)
+                rest = await answer.read()
+            assert first.startswith(b"data: ")
+            assert b'"upstream_error"' in rest
+            _, errors = await asyncio.wait_for(process.communicate(), 30)
+            assert (process.returncode, errors) == (0, b"")
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_told_to_stop_while_it_starts_it_stops(tmp_path: Path) -> None:
+    """It waits for an engine that does not say whether it is well, for a minute."""
+
+    async def main() -> None:
+        asked = asyncio.Event()
+        kept = []
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            kept.append(writer)
+            await reader.readline()
+            asked.set()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        path = tmp_path / "router.toml"
+        text = config(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        path.write_text(text.replace("drain_s = 10.0", "connect_s = 60.0"), encoding="utf-8")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-W", "ignore", "-m", "sbs_opt.cli.main", "serve", "--config", str(path),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        await asked.wait()
+        process.send_signal(signal.SIGTERM)
+        output = await asyncio.wait_for(process.communicate(), 30)
+        assert (process.returncode, output) == (0, (b"", b""))
+        for writer in kept:
+            writer.close()
+        server.close()
 
     asyncio.run(asyncio.wait_for(main(), 60))
 
@@ -158,6 +218,13 @@ def test_shadow_is_asked_for_twice_or_not_at_all(run: Run) -> None:
         ("", "needs a ranks"),
         ("engines = { ranks = 4 }", "give at least one"),
         (config("ftp://x"), "write http://host:port"),
+        (config("http://[::1"), "write http://host:port"),
+        (config("http://127.0.0.1:99999"), "write http://host:port"),
+        (config("x").replace('url = "x"', "url = 5"), "upstreams: url = 5: must be a text"),
+        ("token = 5\n" + config("http://127.0.0.1:1"), "token = 5: must be a text"),
+        ('characters_per_token = "4"\n' + config("http://127.0.0.1:1"), "must be a number"),
+        (config("http://127.0.0.1:1").replace("ranks = 2", "ranks = true"), "ranks = True: must be a whole number"),
+        (config("http://127.0.0.1:1").replace("ranks = 2", "ranks = 0"), "ranks = 0: must be at least 1"),
         (config("http://127.0.0.1:1") + "\n[scheduler]\npolicy = 'best'\n", "best"),
         (config("http://127.0.0.1:1") + "phase = 'decode'\n", "legs are known of kind sglang"),
         (config("http://127.0.0.1:1").replace("vllm", "sglang") + "phase = 'prefill'\n", "prefill legs need decode"),

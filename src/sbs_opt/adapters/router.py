@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -86,6 +86,13 @@ class _Request:
     def renew(self) -> None:
         """Wait for another answer."""
         self.answer = asyncio.get_running_loop().create_future()
+        self.unread = False
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its answer is that its deadline has passed."""
+        error = self.answer.exception() if self.answer.done() else None
+        return isinstance(error, RejectedError) and error.reason == "deadline"
 
 
 class Router:
@@ -131,9 +138,12 @@ class Router:
 
     async def run(self) -> None:
         """Drive the scheduler until `stop`; what is held then is rejected."""
-        await self._driver.run()
-        for number in tuple(self._unanswered):
-            self._reject(number, RejectedError("shutdown", None))
+        try:
+            await self._driver.run()
+        finally:  # an error of the scheduler, too, leaves nobody waiting
+            self._stopped = True
+            for number in tuple(self._unanswered):
+                self._reject(number, RejectedError("shutdown", None))
 
     def stop(self) -> None:
         """Let `run` return once everything told so far is handled; nothing is placed any more."""
@@ -197,8 +207,7 @@ class Router:
         """
         if prompt_tokens < 1:
             raise InputError(f"prompt_tokens = {prompt_tokens}: must be at least 1")
-        if deadline_s is not None and not 0 <= deadline_s < _MOST_S:
-            raise InputError(f"deadline_s = {deadline_s}: must be from 0 to {_MOST_S:,}; None sets none")
+        deadline_ns = NO_DEADLINE if deadline_s is None else self._deadline_ns(deadline_s)
         if self._stopped:
             raise RejectedError("shutdown", None)
         number, self._next_id = self._next_id, self._next_id + 1
@@ -209,7 +218,7 @@ class Router:
             block_offset=None if block_ids is None else np.array([0, len(block_ids)]),
             block_id=block_ids,
             priority=np.array([priority]),
-            deadline_ns=np.array([NO_DEADLINE if deadline_s is None else now_ns + int(deadline_s * 1e9)]),
+            deadline_ns=np.array([deadline_ns]),
         )
         request = _Request(batch, asyncio.get_running_loop().create_future(), now_ns)
         self._requests[number] = request
@@ -217,8 +226,15 @@ class Router:
         self._driver.feed(RequestsArrived(batch))
         return await self._answer(number, request)
 
-    async def place_again(self, placed: Placed, reason: str) -> Placed:
+    async def place_again(self, placed: Placed, reason: str, *, deadline_s: float | None = None) -> Placed:
         """Return another place for a request whose dispatch did not get through; errors as `place`.
+
+        Parameters
+        ----------
+        placed, reason
+            What failed, and why.
+        deadline_s
+            Seconds from now after which it is rejected while it waits, its age forgotten; None leaves both as they are.
 
         Raises
         ------
@@ -227,18 +243,28 @@ class Router:
         """
         request = self._requests[placed.id]
         if self._stopped:
-            self._requests.pop(placed.id)
+            self.cancelled(placed.id)
             raise RejectedError("shutdown", None)
-        if request.unread:  # its instance was lost meanwhile, and the scheduler has decided anew
-            request.unread = False
+        deadline_ns = None if deadline_s is None else self._deadline_ns(deadline_s)
+        if request.unread and not (deadline_ns and request.is_late):
+            request.unread = False  # its instance was lost meanwhile, and the scheduler has decided anew
         else:
             request.renew()
             self._unanswered.add(placed.id)
             self._tell_inferred(self._tracker.gone(placed.id))
-            self._driver.feed(DispatchFailed(placed.window_id, request.batch.id, reason))
+            if deadline_ns is None:
+                self._driver.feed(DispatchFailed(placed.window_id, request.batch.id, reason))
+            else:
+                request.batch = replace(request.batch, deadline_ns=np.array([deadline_ns]))
+                self._driver.feed(RequestsCancelled(request.batch.id))
             # A scheduler that took it for answered has forgotten it; one that has not counts a duplicate.
             self._driver.feed(RequestsArrived(request.batch))
         return await self._answer(placed.id, request)
+
+    def _deadline_ns(self, deadline_s: float) -> int:
+        if not 0 <= deadline_s < _MOST_S:
+            raise InputError(f"deadline_s = {deadline_s}: must be from 0 to {_MOST_S:,}; None sets none")
+        return self._clock.now_ns() + int(deadline_s * 1e9)
 
     async def _answer(self, number: int, request: _Request) -> Placed:
         try:

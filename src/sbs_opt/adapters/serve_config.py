@@ -6,7 +6,8 @@ import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 from sbs_opt.models.cost import CostModel, load_cost_model
@@ -21,6 +22,7 @@ KINDS = ("sglang", "vllm", "dynamo", "openai")
 PHASES = ("both", "prefill", "decode")
 """What an upstream runs of a request."""
 
+_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 _MOST_BODY = 1 << 30
 _LEAD_NS = 60_000_000
 """What a batch of some sixty requests takes until all of it has reached an engine."""
@@ -38,7 +40,7 @@ class Upstream:
     name
         Shown in metrics and errors.
     url
-        Where its OpenAI-compatible API stands, without a path.
+        Where its OpenAI-compatible API stands, without a path; a slash at its end is dropped.
     kind
         One of `KINDS`.
     phase
@@ -63,9 +65,9 @@ class Upstream:
             raise InputError(f"upstream {self.name}: phase = {self.phase!r}: legs are known of kind sglang alone")
         if self.kind not in KINDS:
             raise InputError(f"upstream {self.name}: kind = {self.kind!r}: must be one of {', '.join(KINDS)}")
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        if not _is_origin(self.url):
             raise InputError(f"upstream {self.name}: url = {self.url!r}: write http://host:port, without a path")
+        object.__setattr__(self, "url", self.url.rstrip("/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,10 @@ class Engines:
     model: str = "deepseek-v3"
     overlap: bool = True
     decode_ranks: int = 0
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1:
+            raise InputError(f"engines: ranks = {self.ranks!r}: must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +138,15 @@ class Limits:
     waiting
         Requests held for a placement at most; beyond it is 429.
     hold_s
-        A request that is still held after this is answered 503.
+        A request that was held for so long, however often it had to be placed, is answered 503.
     attempts
         Placements of a request at most, when upstreams fail before its first token.
     connect_s
         For a connection to an upstream.
     silence_s
-        Silence of an upstream that is taken as its failure.
+        Silence of an upstream that is taken as its failure, where an answer comes token by token.
+    whole_s
+        The same where it comes in one piece: all of it is generated in silence.
     health_s, telemetry_s
         Between two looks at an upstream's health, and at its load.
     drain_s
@@ -153,6 +161,7 @@ class Limits:
     attempts: int = 3
     connect_s: float = 2.0
     silence_s: float = 120.0
+    whole_s: float = 600.0
     health_s: float = 2.0
     telemetry_s: float = 1.0
     drain_s: float = 60.0
@@ -316,13 +325,35 @@ def _table(kind: Any, given: Any, where: str) -> Any:
     if not isinstance(given, dict):
         raise InputError(f"{where}: expected a table, found {given!r}")
     known = {one.name: one for one in fields(kind)}
+    hints = get_type_hints(kind)
     for name in given:
         if name not in known:
             raise InputError(f"{where}: unknown key {name!r}; known: {', '.join(known)}")
+        _check_kind(hints[name], given[name], f"{where}: {name}")
     for name, one in known.items():
         if name not in given and one.default is MISSING and one.default_factory is MISSING:
             raise InputError(f"{where}: needs a {name} = …")
     return kind(**given)
+
+
+def _check_kind(hint: Any, value: Any, what: str) -> None:
+    """Raise `InputError` where a plain value is of another kind than its field; tables have been read already."""
+    kind = next(one for one in get_args(hint) or (hint,) if one is not NoneType)
+    if kind not in _KINDS:
+        return
+    fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{what} = {value!r}: must be {_KINDS[kind]}")
+
+
+def _is_origin(url: str) -> bool:
+    """Tell whether a URL names a server and nothing on it."""
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, a port out of range
+        return False
+    return named and not (parts.path.strip("/") or parts.query or parts.fragment)
 
 
 def _is_loopback(host: str) -> bool:

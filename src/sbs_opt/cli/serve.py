@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sbs_opt.models.errors import InputError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _ROTATE_BYTES, _KEEP = 256 * 2**20, 8
 """A capture is at most so many files of so many bytes."""
+
+_SHUTDOWN_S = 2.0
+"""For connections to close once all answers are over."""
 
 _BACKLOG = 4096
 """Connections that wait to be accepted: a burst of clients is not turned away while a batch is placed."""
@@ -98,11 +101,17 @@ async def _serve(config: ServeConfig, path: str, recorders: Sequence[CaptureWrit
 
     from sbs_opt.adapters.http.proxy import Proxy
 
+    stop, again = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
     proxy = Proxy(config, *recorders)
     # A client that goes away cancels its handler: its upstream is cancelled and its load released.
-    runner = web.AppRunner(proxy.app(), handler_cancellation=True, access_log=None)
-    await runner.setup()
+    runner = web.AppRunner(proxy.app(), handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     try:
+        if await _stopped_during(runner.setup(), stop):
+            return
         site = web.TCPSite(runner, config.host, config.port, backlog=_BACKLOG)
         try:
             await site.start()
@@ -113,11 +122,6 @@ async def _serve(config: ServeConfig, path: str, recorders: Sequence[CaptureWrit
         # What has been loaded by now stays: the garbage collector need not go through it while requests wait.
         gc.collect()
         gc.freeze()
-        stop, again = asyncio.Event(), asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        if hasattr(signal, "SIGHUP"):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
         reloading = asyncio.create_task(_reload(proxy, path, again))
         await stop.wait()
         reloading.cancel()
@@ -126,6 +130,21 @@ async def _serve(config: ServeConfig, path: str, recorders: Sequence[CaptureWrit
         await runner.cleanup()
         for recorder in recorders:
             recorder.close()
+
+
+async def _stopped_during(start: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+    """Start, which takes as long as engines take to settle; return whether it was told to stop meanwhile."""
+    import asyncio
+
+    starting, stopping = asyncio.create_task(start), asyncio.create_task(stop.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return True
+    starting.result()
+    return False
 
 
 async def _reload(proxy: Proxy, path: str, again: asyncio.Event) -> None:
@@ -137,9 +156,10 @@ async def _reload(proxy: Proxy, path: str, again: asyncio.Event) -> None:
         again.clear()
         try:
             await proxy.reload(load_serve_config(path))
-        except InputError as error:
+        except Exception as error:  # an error that nobody thought of must not end this loop
             proxy.metrics.reloaded(taken=False)
-            print(f"the configuration stays as it was: {error}", file=sys.stderr, flush=True)
+            said = str(error) if isinstance(error, InputError) else f"an error of ours, {error!r}"
+            print(f"the configuration stays as it was: {said}", file=sys.stderr, flush=True)
         else:
             proxy.metrics.reloaded(taken=True)
             print("the configuration was read again", flush=True)

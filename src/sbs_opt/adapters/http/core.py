@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -25,6 +28,15 @@ from sbs_opt.adapters.prompt import ByRatio
 from sbs_opt.adapters.router import Placed, RejectedError, Router, warm_up
 from sbs_opt.adapters.serve_config import ServeConfig, Upstream
 from sbs_opt.models.cost import CostModel
+
+_LAST_WORDS_S = 1.0
+"""For answers that are broken off to be told so."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class StoppedError(aiohttp.ClientError):
+    """This server stops before an answer is over."""
 
 
 class Core:
@@ -58,45 +70,75 @@ class Core:
         # Rooms of two runs of this process must not meet in an engine that outlives them.
         self._rounds = itertools.count(secrets.randbits(32) << 16)
         self.passes = PassFeed([PassCollator(self.router.num_units) for _ in self._prefill], self._pass_over)
+        limits = config.limits
+        self._silence_streamed, self._silence_whole = (
+            aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s, sock_read=silence_s)
+            for silence_s in (limits.silence_s, limits.whole_s)
+        )
         self.open_answers = 0
+        self._begun: set[aiohttp.ClientResponse] = set()
+        self._broken = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to place; engines that are busy with the work of others are given time to settle."""
         warm_up(self.config.deployment, self._cost_model, self.config.scheduler)
-        limits = self.config.limits
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s, sock_read=limits.silence_s)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-        # No cookie of one client may reach an upstream with the request of another.
+        # No cookie of one client may reach an upstream with the request of another, nor a packed answer a client that
+        # did not ask for one: what is named here stands in for headers that the client has not sent.
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
-        )
+            connector=connector, timeout=self._silence_streamed, auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(), headers={"Accept-Encoding": "identity"},
+        )  # fmt: skip
         self.health = Health(self.config, self._session, self.router, self.decode, self._metrics)
-        telemetry = Telemetry(self.config, self._session, self.router, self._metrics)
-        self._tasks = [asyncio.create_task(self.router.run())]
-        if self._shadowed is None:
-            await asyncio.gather(
-                *(self.health.resolve(upstream) for upstream in self.config.upstreams),
-                *(telemetry.settle(upstream) for upstream in self.config.upstreams),
-            )
-            for upstream in self.config.upstreams:
-                self._tasks += [
-                    asyncio.create_task(self.health.watch(upstream)),
-                    asyncio.create_task(telemetry.watch(upstream)),
-                ]
+        telemetry = Telemetry(self.config, self._session, self.router, self.health, self._metrics)
+        self._begin(self.router.run())
+        if self._shadowed is not None:
+            return
+        try:
+            await asyncio.gather(*(self.health.resolve(upstream) for upstream in self.config.upstreams))
+            await asyncio.gather(*(telemetry.settle(upstream) for upstream in self.config.upstreams))
+        except BaseException:
+            await self.stop()
+            raise
+        for upstream in self.config.upstreams:
+            self._begin(self.health.watch(upstream))
+            self._begin(telemetry.watch(upstream))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something for as long as this runs; an error in it is a mistake of ours, and told as such."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._broken = True
+            _LOGGER.critical("the router is no longer healthy: an error of its own", exc_info=error)
 
     async def stop(self) -> None:
-        """Let go of the upstreams; answers that are under way break off."""
+        """Let go of the upstreams; answers that are under way end visibly."""
         self.passes.close()
         for task in self._tasks[1:]:
             task.cancel()
-        self.router.stop()
+        self.break_off()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self.drained()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._session.close()
 
+    def break_off(self) -> None:
+        """Place nothing more; end what is under way with an error."""
+        self.router.stop()
+        for answer in tuple(self._begun):
+            answer.content.set_exception(StoppedError())
+        for upstream in self.config.upstreams:
+            self.health.give_up(upstream)
+
     async def drained(self) -> None:
-        """Return when no answer is under way."""
-        while self.open_answers:
+        """Return when no answer is under way and no request waits."""
+        while self.open_answers or self.router.waiting:
             await asyncio.sleep(0.02)
 
     def _pass_over(self, instance: int, over: PassOver) -> None:
@@ -111,6 +153,8 @@ class Core:
     @property
     def serves(self) -> bool:
         """Whether requests have somewhere to go."""
+        if self._broken:
+            return False
         if self._shadowed is not None:
             return True
         legs = (self._prefill, self._decoding) if self.decode is not None else (self._prefill,)
@@ -118,11 +162,9 @@ class Core:
 
     async def models(self) -> web.Response:
         """Return the models of the first upstream that tells them."""
-        if self._shadowed is not None:
-            upstreams = [self._shadowed]
-        else:
-            upstreams = [upstream for upstream in self.config.upstreams if self.health.well[upstream.name]]
-        for upstream in upstreams:
+        for upstream in self.config.upstreams:
+            if not self.health.well[upstream.name]:
+                continue
             try:
                 async with self._session.get(f"{upstream.url}/v1/models") as answer:
                     return web.Response(status=answer.status, body=await answer.read(), content_type="application/json")
@@ -147,7 +189,9 @@ class Core:
 
     async def _place_and_answer(self, http: web.Request, ask: Ask) -> web.StreamResponse:
         limits = self.config.limits
-        ask.placed = placed = await self._place(ask)
+        begin_s = time.monotonic()
+        ask.placed = placed = await self._place(ask, limits.hold_s)
+        held_s = time.monotonic() - begin_s
         failed: Upstream | None = None
         try:
             for attempt in itertools.count(1):
@@ -161,22 +205,22 @@ class Core:
                     if attempt >= limits.attempts:
                         ask.outcome = "failed"
                         return refusal(502, "upstream_error", f"no upstream answered: {error}", RETRY_S)
-                    ask.placed = placed = await self._place_anew(ask, placed, error)
+                    begin_s = time.monotonic()
+                    ask.placed = placed = await self._place_anew(ask, placed, error, max(0.0, limits.hold_s - held_s))
+                    held_s += time.monotonic() - begin_s
             raise AssertionError("attempts end by a return")
         finally:
             self.router.cancelled(placed.id)  # of no effect once its first token was told
 
-    async def _place(self, ask: Ask) -> Placed:
-        return await self.router.place(
-            ask.prompt_tokens, block_ids=ask.blocks, deadline_s=self.config.limits.hold_s
-        )  # fmt: skip
+    async def _place(self, ask: Ask, hold_s: float) -> Placed:
+        return await self.router.place(ask.prompt_tokens, block_ids=ask.blocks, deadline_s=hold_s)
 
-    async def _place_anew(self, ask: Ask, placed: Placed, error: UpstreamError) -> Placed:
+    async def _place_anew(self, ask: Ask, placed: Placed, error: UpstreamError, hold_s: float) -> Placed:
         with self.health.resting(error.upstream):
             if self.router.has(placed.id):
-                return await self.router.place_again(placed, str(error))
+                return await self.router.place_again(placed, str(error), deadline_s=hold_s)
             ask.first_token_ns = None  # its prompt was done, and is lost with the decode leg that failed
-            return await self._place(ask)
+            return await self._place(ask, hold_s)
 
     async def _forward(
         self, http: web.Request, ask: Ask, placed: Placed, failed: Upstream | None
@@ -191,7 +235,7 @@ class Core:
         payload = with_fields(ask.raw, ask.body, fields)
         headers = self._headers(http)
         headers.update(pins)
-        opened = await open_answer(self._session, upstream, http.path_qs, headers, payload)
+        opened = await self._open(http, ask, upstream, headers, payload)
         if opened.answer.status == 400 and not await self.health.still_there(upstream, instance_id):
             opened.answer.close()
             raise UpstreamError(upstream, "its worker is gone", unreachable=True)
@@ -204,6 +248,13 @@ class Core:
         others = any(self.health.well[one.name] for one in self._decoding if one != failed)
         return self._decoding.index(failed) if others and self.health.well[failed.name] else None
 
+    async def _open(
+        self, http: web.Request, ask: Ask, upstream: Upstream, headers: Mapping[str, str], payload: bytes
+    ) -> Opened:
+        silence = self._silence_streamed if ask.streamed else self._silence_whole
+        unanswered = self.health.unanswered[upstream.name]
+        return await open_answer(self._session, upstream, http, headers, payload, silence, unanswered)
+
     async def _forward_legs(
         self, http: web.Request, ask: Ask, placed: Placed, decode_place: tuple[int, int, int]
     ) -> web.StreamResponse:
@@ -214,8 +265,8 @@ class Core:
         fields = pin_legs(prefill, placed.unit, decode_unit, next(self._rounds), self.config.engines.ranks)
         payloads = [with_fields(ask.raw, ask.body, of) for of in fields]
         headers = self._headers(http)
-        first = asyncio.create_task(self._run_prompt(prefill, http.path_qs, headers, payloads[0], ask, placed))
-        second = asyncio.create_task(open_answer(self._session, decode, http.path_qs, headers, payloads[1]))
+        first = asyncio.create_task(self._run_prompt(http, ask, placed, prefill, headers, payloads[0]))
+        second = asyncio.create_task(self._open(http, ask, decode, headers, payloads[1]))
         try:
             await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
             if first.done() and (refused := first.result()) is not None:
@@ -232,10 +283,16 @@ class Core:
                 opened.answer.close()
 
     async def _run_prompt(
-        self, upstream: Upstream, path: str, headers: Mapping[str, str], payload: bytes, ask: Ask, placed: Placed
+        self,
+        http: web.Request,
+        ask: Ask,
+        placed: Placed,
+        upstream: Upstream,
+        headers: Mapping[str, str],
+        payload: bytes,
     ) -> web.Response | None:
         """Run a prefill leg to its end, which tells that the prompt is done; return its answer where it refuses."""
-        opened = await open_answer(self._session, upstream, path, headers, payload)
+        opened = await self._open(http, ask, upstream, headers, payload)
         try:
             body = opened.first + await opened.answer.read()
         except UPSTREAM_ERRORS as error:
@@ -250,9 +307,11 @@ class Core:
     async def _shadow(self, http: web.Request, ask: Ask, upstream: Upstream) -> web.StreamResponse:
         """Pass a request to the existing router as it came."""
         try:
+            # How long it may take, and with which status it answers, is between it and its clients.
             opened = await open_answer(
-                self._session, upstream, http.path_qs, self._headers(http), ask.raw, method=http.method
-            )
+                self._session, upstream, http, self._headers(http), ask.raw, aiohttp.ClientTimeout(total=None), set(),
+                any_status=True,
+            )  # fmt: skip
         except UpstreamError as error:
             self._metrics.failed(upstream.name)
             ask.outcome = "failed"
@@ -271,9 +330,11 @@ class Core:
                 self._first_token(ask, placed, alone=ask.streamed)
             self._metrics.answered(upstream.name, placed, status)
 
+        self._begun.add(opened.answer)
         try:
             response, tail, whole = await pass_on(http, ask, opened, begun)
         finally:
+            self._begun.discard(opened.answer)
             opened.answer.close()  # of no effect where it was read to its end
         if not whole:
             self._metrics.broken()

@@ -17,11 +17,15 @@ from sbs_opt.adapters.serve_config import ServeConfig, Upstream
 UPSTREAM_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 """What an upstream can fail with."""
 
+_SLOW_LOOKS = 3
+"""So many looks in a row without an answer eject an upstream: one may meet a pause."""
+
 
 class Health:
     """Looks at the health of upstreams from time to time, and tells the routers of what changes.
 
-    `instance_ids` holds what Dynamo's workers are addressed by, by upstream's name.
+    `instance_ids` holds what Dynamo's workers are addressed by, by upstream's name; `unanswered` the time limits of
+    requests that have no first byte yet: they are over with the upstream.
 
     Parameters
     ----------
@@ -54,6 +58,8 @@ class Health:
         for name in self._well:
             metrics.healthy(name, True)
         self._resting = dict.fromkeys(self._well, 0)
+        self._slow_looks = dict.fromkeys(self._well, 0)
+        self.unanswered: dict[str, set[asyncio.Timeout]] = {name: set() for name in self._well}
         self.instance_ids: dict[str, int] = {}
         self._workers: dict[str, list[str]] = {}
         for upstream in config.upstreams:
@@ -73,6 +79,20 @@ class Health:
             self._metrics.healthy(upstream.name, False)
             router, instance = self._routers[upstream.name]
             router.instance_lost(instance)
+            self.give_up(upstream)
+
+    def give_up(self, upstream: Upstream) -> None:
+        """Wait no longer for the first bytes of its answers."""
+        now_s = asyncio.get_running_loop().time()
+        for limit in self.unanswered[upstream.name]:
+            if not limit.expired():
+                limit.reschedule(now_s)
+
+    def back(self, upstream: Upstream) -> None:
+        """Give an upstream requests again, unless something else keeps it from them."""
+        if self._well[upstream.name] and not self._resting[upstream.name]:
+            router, instance = self._routers[upstream.name]
+            router.instance_returned(instance)
 
     @contextmanager
     def resting(self, upstream: Upstream) -> Iterator[None]:
@@ -91,33 +111,36 @@ class Health:
             yield
         finally:
             self._resting[upstream.name] -= 1
-            if not self._resting[upstream.name] and self._well[upstream.name]:
-                router.instance_returned(instance)
+            self.back(upstream)
 
     async def resolve(self, upstream: Upstream) -> None:
-        """Find out at the start what an upstream is addressed by; one that cannot be found is ejected."""
-        if upstream.kind == "dynamo" and not await self._answers(upstream):
+        """Look at an upstream at the start, and find out what it is addressed by; one that is not there is ejected."""
+        if await self._answers(upstream) is not True:
             self.eject(upstream)
 
     async def watch(self, upstream: Upstream) -> None:
         """Look at an upstream until cancelled."""
         while True:
             await asyncio.sleep(self._limits.health_s)
-            if not await self._answers(upstream):
+            answers = await self._answers(upstream)
+            self._slow_looks[upstream.name] = self._slow_looks[upstream.name] + 1 if answers is None else 0
+            if answers is False or self._slow_looks[upstream.name] >= _SLOW_LOOKS:
                 self.eject(upstream)
-            elif not self._well[upstream.name]:
+            elif answers and not self._well[upstream.name]:
                 self._well[upstream.name] = True
                 self._metrics.healthy(upstream.name, True)
-                router, instance = self._routers[upstream.name]
-                router.instance_returned(instance)
+                self.back(upstream)
 
-    async def _answers(self, upstream: Upstream) -> bool:
+    async def _answers(self, upstream: Upstream) -> bool | None:
+        """Tell whether an upstream is well; None = it has not said so in time."""
         if upstream.kind == "dynamo":
             return await self._finds_worker(upstream)
         timeout = aiohttp.ClientTimeout(total=self._limits.connect_s)
         try:
             async with self._session.get(f"{upstream.url}/health", timeout=timeout) as answer:
                 return answer.status < 500
+        except TimeoutError:
+            return None
         except UPSTREAM_ERRORS:
             return False
 

@@ -84,12 +84,13 @@ class PlacementService:
         self._hold_s = hold_s
         self._body_bytes = body_bytes
 
-    def use(self, router: Router, upstreams: Sequence[Upstream]) -> None:
-        """Place what is asked from now on, also after a failure, with another router on its upstreams.
+    def use(self, router: Router, upstreams: Sequence[Upstream], *, waiting: int, hold_s: float) -> None:
+        """Place what is asked from now on, also after a failure, with another router on its upstreams, to its limits.
 
         The former router hears what becomes of its placements as long as they last; whether it runs does not matter.
         """
         self.book.fleet = Fleet(router, tuple(upstreams))
+        self.book.most_waiting, self._hold_s = waiting, hold_s
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes to an application; as it shuts down, all who wait are refused and all bookings released."""

@@ -69,9 +69,9 @@ class Proxy:
         self._hasher = self._hasher_of(config)
         self.metrics = Metrics(
             {
-                "sbs_waiting": ("Requests without a placement", lambda: self.router.waiting),
-                "sbs_in_flight": ("Requests without a first token", lambda: self.router.in_flight),
-                "sbs_booked": ("Booked tokens and requests", lambda: self.router.booked),
+                "sbs_waiting": ("Requests without a placement", lambda: self._sum_of("waiting")),
+                "sbs_in_flight": ("Requests without a first token", lambda: self._sum_of("in_flight")),
+                "sbs_booked": ("Booked tokens and requests", lambda: self._sum_of("booked")),
                 "sbs_open_answers": ("Answers under way", lambda: self.open_answers),
                 "sbs_open_placements": ("Placements told and not over", lambda: self._placements.book.open),
                 "sbs_expired_placements": (
@@ -103,7 +103,15 @@ class Proxy:
     @property
     def open_answers(self) -> int:
         """Answers under way, those under former configurations included."""
-        return self._core.open_answers + sum(core.open_answers for core in self._former.values())
+        return sum(core.open_answers for core in self._cores)
+
+    @property
+    def _cores(self) -> tuple[Core, ...]:
+        """The present configuration at work, and former ones whose answers are under way."""
+        return self._core, *self._former.values()
+
+    def _sum_of(self, figure: str) -> int:
+        return sum(int(getattr(core.router, figure)) for core in self._cores)
 
     @property
     def characters_per_token(self) -> float:
@@ -112,25 +120,27 @@ class Proxy:
 
     def app(self) -> web.Application:
         """Return the application; it starts and stops the scheduler with itself."""
-        app = web.Application(client_max_size=self._config.limits.body_bytes)
+        shadows = self._config.shadow is not None
+        app = web.Application(client_max_size=0 if shadows else self._config.limits.body_bytes)
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_post("/v1/chat/completions", self._complete)
-        app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics)
-        if self._config.shadow is None:
-            self._placements.add_to(app)
-        else:
+        if shadows:
             app.router.add_route("*", "/{path:.*}", self._pass_unread)
+        else:
+            app.router.add_get("/v1/models", self._models)
+            self._placements.add_to(app)
         app.cleanup_ctx.append(self._running)
         return app
 
     async def drain(self) -> None:
-        """Take nothing new, and wait for the answers that are under way, for a limited time."""
+        """Take nothing new, and wait for the answers that are under way, for a limited time; end what is left."""
         self._draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.limits.drain_s):
-                await asyncio.gather(self._core.drained(), *(core.drained() for core in self._former.values()))
+                await asyncio.gather(*(core.drained() for core in self._cores))
+        await asyncio.gather(*(core.stop() for core in self._cores))
 
     async def reload(self, config: ServeConfig) -> None:
         """Serve new requests under another configuration; those under way end under the one that they began with.
@@ -138,9 +148,13 @@ class Proxy:
         Raises
         ------
         InputError
-            It names another address to listen at, or other limits of bodies: those need a restart. The present
-            configuration stays.
+            It changes what needs a restart: where this listens, the limit of bodies, a shadow, prefix blocks that are
+            being recorded. The present configuration stays.
         """
+        if self._config.shadow is not None or config.shadow is not None:
+            raise InputError("shadow: needs a restart: what is recorded is of one configuration")
+        if self._recorders and config.scheduler.block_tokens != self._config.scheduler.block_tokens:
+            raise InputError(f"scheduler: block_tokens = {config.scheduler.block_tokens}: needs a restart: --capture")
         for name in ("host", "port", "passes"):
             old, new = getattr(self._config, name), getattr(config, name)
             if old != new:
@@ -150,7 +164,8 @@ class Proxy:
         lengths, hasher, core = self._lengths_of(config), self._hasher_of(config), self._core_of(config)
         await core.start()
         former, self._core = self._core, core
-        self._placements.use(core.router, config.prefill_upstreams)
+        limits = config.limits
+        self._placements.use(core.router, config.prefill_upstreams, waiting=limits.waiting, hold_s=limits.hold_s)
         self._config, self._lengths, self._hasher = config, lengths, hasher
         await self._listen()
         task = asyncio.create_task(self._retire(former))
@@ -158,9 +173,7 @@ class Proxy:
         task.add_done_callback(self._former.pop)
 
     async def _retire(self, core: Core) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(core.config.limits.drain_s):
-                await core.drained()
+        await core.drained()
         await core.stop()
 
     async def _running(self, app: web.Application) -> AsyncIterator[None]:
@@ -176,8 +189,7 @@ class Proxy:
             self._listener.close()
         for task in tuple(self._former):
             task.cancel()
-        for core in (self._core, *self._former.values()):
-            await core.stop()
+        await asyncio.gather(*(core.stop() for core in self._cores))
 
     async def _listen(self) -> None:
         """Hear what engines tell of their passes, where that is configured."""
@@ -240,6 +252,9 @@ class Proxy:
         except asyncio.CancelledError:
             ask.outcome = "cancelled"
             raise
+        except ConnectionError as error:  # it left between two pieces of its answer
+            ask.outcome = "cancelled"
+            raise asyncio.CancelledError from error
         finally:
             self._note(ask)
 
@@ -258,7 +273,12 @@ class Proxy:
             raise InputError("the body is no JSON object, or an empty one")
         prompt = read_prompt(body)
         blocks = None if self._hasher is None else self._hasher.block_ids(prompt)
-        return Ask(raw, body, prompt, max(1, self._lengths.tokens(prompt)), blocks)
+        tokens = max(1, self._lengths.tokens(prompt))
+        if prompt.token_ids is None and (self._config.tokenizer is None or prompt.has_other_parts):
+            # An estimate refuses nobody: the engine knows whether the prompt is too long.
+            engines = self._config.engines
+            tokens = min(tokens, engines.context_tokens, engines.kv_tokens)
+        return Ask(raw, body, prompt, tokens, blocks)
 
     def _note(self, ask: Ask) -> None:
         """Tell the recorders of a request that is over; what cannot be written is counted, and no error of a client."""

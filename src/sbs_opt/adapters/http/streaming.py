@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping, Set
-from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 
 import aiohttp
 from aiohttp import web
@@ -24,6 +25,7 @@ _BY_OURSELVES = frozenset(("content-encoding", "expect"))
 
 _EVENT = b"data: "
 _DONE = b"data: [DONE]\n\n"
+_LARGE_BYTES = 2**18
 _TAIL_BYTES = 1024
 """Where `usage` stands in an answer."""
 
@@ -62,36 +64,53 @@ class Opened:
 async def open_answer(
     session: aiohttp.ClientSession,
     upstream: Upstream,
-    path: str,
+    http: web.Request,
     headers: Mapping[str, str],
     payload: bytes,
+    silence: aiohttp.ClientTimeout,
+    unanswered: set[asyncio.Timeout],
     *,
-    method: str = "POST",
+    any_status: bool = False,
 ) -> Opened:
     """Send a request and wait for the first bytes of its answer.
+
+    Parameters
+    ----------
+    session, upstream, http, headers, payload
+        What is sent, and where: the client's method and path.
+    silence
+        What the upstream may take; its `sock_read` is also the limit for the whole of a request to be taken.
+    unanswered
+        Holds that limit meanwhile: who brings it forward gives the upstream up.
+    any_status
+        Whether an answer of status 500 and above is one as well.
 
     Raises
     ------
     UpstreamError
         No connection, none of an answer, or one of status 500 and above.
     """
+    answer: aiohttp.ClientResponse | None = None
     try:
-        answer = await session.request(
-            method, upstream.url + path, data=payload or None, headers=headers, allow_redirects=False
-        )
-    except UPSTREAM_ERRORS as error:
+        async with asyncio.timeout(silence.sock_read) as limit:
+            unanswered.add(limit)
+            try:
+                answer = await session.request(
+                    http.method, upstream.url + http.path_qs, data=_in_pieces(payload), headers=headers,
+                    timeout=silence, allow_redirects=False,
+                )  # fmt: skip
+                if answer.status >= 500 and not any_status:
+                    raise UpstreamError(upstream, f"status {answer.status}")
+                return Opened(answer, await answer.content.readany())
+            finally:
+                unanswered.discard(limit)
+    except BaseException as error:
+        if answer is not None:
+            answer.close()
+        if not isinstance(error, UPSTREAM_ERRORS):
+            raise
         unreachable = isinstance(error, aiohttp.ClientConnectorError)
         raise UpstreamError(upstream, type(error).__name__, unreachable=unreachable) from error
-    try:
-        if answer.status >= 500:
-            raise UpstreamError(upstream, f"status {answer.status}")
-        return Opened(answer, await answer.content.readany())
-    except UPSTREAM_ERRORS as error:
-        answer.close()
-        raise UpstreamError(upstream, type(error).__name__) from error
-    except BaseException:
-        answer.close()
-        raise
 
 
 async def pass_on(
@@ -101,33 +120,52 @@ async def pass_on(
 
     Returns the response, the end of what was passed on, and whether the answer is whole; one that breaks off ends
     visibly: a stream with an error event, anything else with a closed connection.
+
+    Raises
+    ------
+    ConnectionError
+        The client has gone.
     """
     answer = opened.answer
     out = web.StreamResponse(status=answer.status, headers=_passed_back(answer.headers))
     await out.prepare(http)
-    tail = opened.first[-_TAIL_BYTES:]
-    ask.events += opened.first.count(_EVENT)
-    try:
-        await out.write(opened.first)
-        begun()
-        while chunk := await answer.content.readany():
-            await out.write(chunk)
-            ask.events += chunk.count(_EVENT)
-            tail = (tail + chunk)[-_TAIL_BYTES:]
-    except (aiohttp.ClientError, TimeoutError) as error:  # of the upstream; a client that has gone cancels us
-        if tail.endswith(_DONE):  # all was said, only the end of the connection was rough
+    tail, chunk = b"", opened.first
+    broken: Exception | None = None
+    await out.write(chunk)
+    begun()
+    while chunk:
+        ask.events += chunk.count(_EVENT)
+        tail = (tail + chunk)[-_TAIL_BYTES:]
+        try:
+            chunk = await answer.content.readany()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            broken = error
+            break
+        await out.write(chunk)
+    stream = "text/event-stream" in answer.headers.get("Content-Type", "")
+    if broken is None and stream and not _is_framed(answer):
+        broken = aiohttp.ServerDisconnectedError()  # the end of the connection alone tells of no end
+    if broken is not None and not tail.endswith(_DONE):  # else all was said, only the end was rough
+        if stream:
+            await out.write(broken_event(broken))
             await out.write_eof()
-            return out, tail, True
-        if "text/event-stream" not in answer.headers.get("Content-Type", ""):
-            if http.transport is not None:
-                http.transport.close()  # half a JSON document must not look like a whole one
-            return out, tail, False
-        with suppress(ConnectionError):
-            await out.write(broken_event(error))
-            await out.write_eof()
+        elif http.transport is not None:
+            http.transport.close()  # half a JSON document must not look like a whole one
         return out, tail, False
     await out.write_eof()
     return out, tail, True
+
+
+def _in_pieces(payload: bytes) -> bytes | BytesIO | None:
+    """Return a body so that a large one is not written at once: others are served in between."""
+    if len(payload) > _LARGE_BYTES:
+        return BytesIO(payload)
+    return payload or None
+
+
+def _is_framed(answer: aiohttp.ClientResponse) -> bool:
+    """Tell whether the end of an answer can be told from the end of its connection."""
+    return "Content-Length" in answer.headers or "chunked" in answer.headers.get("Transfer-Encoding", "").lower()
 
 
 def usage_in(tail: bytes) -> dict[str, int]:

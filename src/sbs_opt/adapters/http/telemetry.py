@@ -7,7 +7,7 @@ import time
 
 import aiohttp
 
-from sbs_opt.adapters.http.health import UPSTREAM_ERRORS
+from sbs_opt.adapters.http.health import UPSTREAM_ERRORS, Health
 from sbs_opt.adapters.http.metrics import Metrics
 from sbs_opt.adapters.router import Router
 from sbs_opt.adapters.serve_config import ServeConfig, Upstream
@@ -31,13 +31,16 @@ class Telemetry:
         Which upstreams, of which kind, how often.
     session
         For the requests.
-    router
-        Hears of engines that settle.
+    router, health
+        Hear of engines that settle, and have settled.
     metrics
         Take the figures.
     """
 
-    def __init__(self, config: ServeConfig, session: aiohttp.ClientSession, router: Router, metrics: Metrics) -> None:
+    def __init__(
+        self, config: ServeConfig, session: aiohttp.ClientSession, router: Router, health: Health, metrics: Metrics
+    ) -> None:
+        self._health = health
         self._config = config
         self._session = session
         self._router = router
@@ -61,7 +64,7 @@ class Telemetry:
             snapshot = await self._look(upstream)
             if settling and (snapshot is None or not _waits(snapshot) or self._is_over(upstream)):
                 del self._settling[upstream.name]
-                self._router.instance_returned(self._config.prefill_upstreams.index(upstream))
+                self._health.back(upstream)
 
     def _is_over(self, upstream: Upstream) -> bool:
         return time.monotonic() > self._settling[upstream.name]
@@ -89,7 +92,7 @@ class Telemetry:
                 raise TelemetryError(f"status {answer.status}")
             if upstream.kind == "sglang":
                 return parse_sglang_loads(await answer.read(), ranks=ranks)
-            return parse_vllm_metrics(await answer.text(), ranks=ranks)
+            return parse_vllm_metrics((await answer.read()).decode("utf-8", "replace"), ranks=ranks)
 
 
 def _waits(snapshot: LoadSnapshot) -> bool:
