@@ -1,12 +1,14 @@
 """What the router costs: added latency, CPU, memory and saturation beside a plain pass-through proxy.
 
 Run: python benchmarks/serve.py [--seconds 20] [--repeats 3] [--rates 50,200] [--proxies phase_aware,sbs_auto]
+         [--litellm PROGRAM]
 
 Upstream and client share the first core, the proxy under test has the second one. Both are bare protocols on uvloop,
 since an HTTP library on either side would saturate before the proxies do. Arrivals are Poisson and open-loop: a slow
 answer holds no later request back. Every answer has 16 server-sent events; the first one tells how long the upstream
 kept it, and that is subtracted from the time to the first byte: timers of 1 ms would else hide what a proxy adds.
 Latencies and CPU are the best of the repeats, proxies alternating; the first second of every run is thrown away.
+LiteLLM's proxy is measured where the program `litellm` of an environment with `litellm[proxy]` is named.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import asyncio
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +35,7 @@ from aiohttp import web
 from serve_traffic import CHUNKS, Upstream, offer
 from tables import columns, head, row
 
+LOW_RATES = (10, 20, 30, 50, 75, 100, 150, 200, 300)
 RATES = (400, 800, 1000, 1200, 1400, 1600, 1800, 2000, 2400, 2800, 3200)
 MOST_P99_S, LEAST_COMPLETED = 0.050, 0.98
 WARM_S, STEP_S = 1.0, 5.0
@@ -42,6 +46,12 @@ port = 0
 ranks = 8
 [scheduler]
 policy = "{policy}"
+"""
+LITELLM = """
+model_list:
+  - model_name: m
+    litellm_params: {{model: text-completion-openai/m, api_base: "http://127.0.0.1:{port}/v1", api_key: none}}
+general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
 """
 UPSTREAM = """
 [[upstreams]]
@@ -110,7 +120,7 @@ class Proxy:
 
     def held(self) -> tuple[float, float]:
         """Return the sum of all holds so far in seconds, and their number."""
-        if self.process is None or self.name == "pass-through":
+        if not self.name.startswith("sbs-opt"):
             return 0.0, 0.0
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
             text = answer.read().decode()
@@ -181,8 +191,38 @@ def started(core: int, *command: str) -> Iterator[tuple[subprocess.Popen[str], i
         process.wait()
 
 
+def answers(url: str) -> bool:
+    """Tell whether something answers a GET."""
+    try:
+        with urllib.request.urlopen(url):
+            return True
+    except OSError:
+        return False
+
+
 @contextmanager
-def proxies(policies: list[str]) -> Iterator[list[Proxy]]:
+def started_litellm(program: str, config: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Start LiteLLM's proxy with one worker; yield it and its port once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = (program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    os.sched_setaffinity(process.pid, {PROXY_CORE})
+    try:
+        until = time.monotonic() + 120
+        while not answers(f"http://127.0.0.1:{port}/health/liveliness"):
+            if process.poll() is not None or time.monotonic() > until:
+                raise SystemExit(f"{program}: does not answer; is litellm[proxy] installed there?")
+            time.sleep(0.5)
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def proxies(policies: list[str], litellm: str | None) -> Iterator[list[Proxy]]:
     """Start upstream and proxies."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -197,9 +237,19 @@ def proxies(policies: list[str]) -> Iterator[list[Proxy]]:
             program = str(Path(sys.executable).with_name("sbs-opt"))
             process, at = begin(started(PROXY_CORE, program, "serve", "--config", str(path)))
             found.append(Proxy(f"sbs-opt serve, {policy}", at, process))
+        if litellm is not None:
+            path = folder / "litellm.yaml"
+            path.write_text(LITELLM.format(port=port))
+            process, at = begin(started_litellm(litellm, path))
+            found.append(Proxy("LiteLLM's proxy", at, process))
         for proxy in found:
-            run(proxy, 100, 2.0, seed=0)
+            run(proxy, min(rates_of(proxy)), 2.0, seed=0)
         yield found
+
+
+def rates_of(proxy: Proxy) -> tuple[int, ...]:
+    """Return the rates at which a proxy is tried."""
+    return LOW_RATES + RATES if proxy.name.startswith("LiteLLM") else RATES
 
 
 def ms(seconds: float) -> str:
@@ -233,7 +283,7 @@ def latencies(tested: list[Proxy], rates: list[float], seconds: float, repeats: 
 def saturation(proxy: Proxy, repeats: int) -> None:
     """Print the highest rate that a proxy sustains, and what broke at the next one."""
     sustained: tuple[int, Run] | None = None
-    for rate in RATES:
+    for rate in rates_of(proxy):
         for seed in range(repeats):
             one = run(proxy, rate, STEP_S, seed)
             if well := one.p99_since_due <= MOST_P99_S and one.completed >= LEAST_COMPLETED:
@@ -256,7 +306,7 @@ def measure(given: argparse.Namespace) -> None:
         raise SystemExit("needs two cores: one for upstream and client, one for the proxy")
     os.sched_setaffinity(0, {CLIENT_CORE})
     rates = [float(rate) for rate in given.rates.split(",") if rate]
-    with proxies([name for name in given.proxies.split(",") if name]) as tested:
+    with proxies([name for name in given.proxies.split(",") if name], given.litellm) as tested:
         if rates:
             head("What the router adds", ("aiohttp", "uvloop"))
             print(f"{CHUNKS} events, {given.seconds:g} s, best of {given.repeats}; the machine may have been shared.\n")
@@ -280,6 +330,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rates", default="50,200")
     parser.add_argument("--proxies", default="phase_aware,sbs_auto", help="policies of sbs-opt serve")
+    parser.add_argument("--litellm", metavar="PROGRAM", help="of an environment with litellm[proxy]; use --rates 20")
     parser.add_argument("--no-saturation", action="store_true")
     given = parser.parse_args()
     if given.role == "measure":

@@ -17,9 +17,9 @@ REQUEST = (
 ) + BODY
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 WELL = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-EVENT = b'data: {"id": "cmpl-0", "choices": [{"index": 0, "text": " word"}], "kept_us": %09d}\n\n'
+EVENT = b'data: {"id": "cmpl-0", "choices": [{"index": 0, "text": " word"}], "kept_us": "%09d"}\n\n'
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-_KEPT = re.compile(rb'"kept_us": (\d{9})')
+_KEPT = re.compile(rb'"kept_us": "(\d{9})"')
 
 
 class Upstream(asyncio.Protocol):
@@ -56,7 +56,7 @@ class Upstream(asyncio.Protocol):
 
 @dataclass(slots=True)
 class Call:
-    """One request: when it was due, sent, and first answered, in seconds; what the upstream kept of it."""
+    """One request: when it was due, sent, and first answered, in seconds; for how long the upstream kept it."""
 
     due: float
     sent: float = 0.0
@@ -96,10 +96,12 @@ class Caller(asyncio.Protocol):
         if not call.first:
             if not self._seen.startswith(b"HTTP/1.1 200"):
                 self.transport.close()
-            elif kept := _KEPT.search(self._seen):
-                call.first, call.kept = time.monotonic(), int(kept[1]) / 1e6
+            elif b"\n\n" in self._seen[self._seen.find(b"data: ") :]:
+                # A proxy that writes events anew leaves out for how long the upstream kept it: about as long as meant.
+                kept = _KEPT.search(self._seen)
+                call.first, call.kept = time.monotonic(), int(kept[1]) / 1e6 if kept else FIRST_S
         if self._seen.endswith(b"\r\n0\r\n\r\n"):
-            call.complete = self._seen.count(b"data: ") == CHUNKS
+            call.complete = self._seen.count(b"data: {") == CHUNKS
             self._call = None
             self._idle.append(self)
 

@@ -24,7 +24,14 @@ ENGINE = EngineConfig(
     kind="vllm", ranks=RANKS, chunk_tokens=4096, context_tokens=8192, prefill=COST.prefill, decode=COST.decode
 )  # fmt: skip
 LIMITS = Limits(
-    body_bytes=100_000, connect_s=0.5, silence_s=1.0, health_s=0.1, telemetry_s=0.05, hold_s=3.0, drain_s=2.0
+    body_bytes=100_000,
+    connect_s=0.5,
+    silence_s=1.0,
+    health_s=0.1,
+    look_s=0.5,
+    telemetry_s=0.05,
+    hold_s=3.0,
+    drain_s=2.0,
 )
 
 
@@ -78,21 +85,28 @@ async def bench(
     config = ServeConfig(
         tuple(upstreams), Engines(ranks=RANKS, chunk_tokens=4096, context_tokens=8192), limits=limits, **changes
     )  # fmt: skip
+    try:
+        async with proxy_of(config, capture) as (proxy, url), aiohttp.ClientSession() as client:
+            yield Bench(engines, proxy, url, client, config)
+    finally:
+        for engine in engines:
+            await engine.stop()
+
+
+@asynccontextmanager
+async def proxy_of(config: ServeConfig, capture: CaptureWriter | None = None) -> AsyncIterator[tuple[Proxy, str]]:
+    """Start a proxy; yield it and its URL. Whatever happens, all load is released."""
     proxy = Proxy(config, *([capture] if capture else []))
     runner = web.AppRunner(proxy.app(), handler_cancellation=True, access_log=None)
     try:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        address = runner.addresses[0]
-        async with aiohttp.ClientSession() as client:
-            yield Bench(engines, proxy, f"http://{address[0]}:{address[1]}", client, config)
-            async with asyncio.timeout(5):  # whatever happened, all load is released
-                while under_way(proxy):
-                    await asyncio.sleep(0.01)
+        yield proxy, f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with asyncio.timeout(5):
+            while under_way(proxy):
+                await asyncio.sleep(0.01)
     finally:
         await runner.cleanup()
-        for engine in engines:
-            await engine.stop()
 
 
 def under_way(proxy: Proxy) -> int:
@@ -110,12 +124,15 @@ async def well(_: web.Request) -> web.StreamResponse:
 
 @asynccontextmanager
 async def engine_of(handler: Handler, health: Handler = well, **more: Handler) -> AsyncIterator[str]:
-    """Start an engine that answers completions with `handler`, and more paths with more; yield its URL."""
+    """Start an engine that answers completions with `handler`, more paths with more, all else with `rest`."""
     app = web.Application()
     app.router.add_post("/v1/completions", handler)
     app.router.add_get("/health", health)
+    rest = more.pop("rest", None)
     for path, other in more.items():
         app.router.add_get(f"/{path}", other)
+    if rest is not None:
+        app.router.add_route("*", "/{path:.*}", rest)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

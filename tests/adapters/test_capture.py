@@ -267,6 +267,20 @@ def test_a_rotation_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest
     assert sorted(found) == [100, 101, 102, 103, 105]
 
 
+def test_a_file_of_others_in_the_way_of_a_rotation_stays(tmp_path: Path) -> None:
+    path, other = tmp_path / "live.jsonl", tmp_path / "live.jsonl.new"
+    other.write_text("somebody else's", encoding="utf-8")
+    with writer(path, rotate_bytes=1) as out:
+        out.write(request_number(0))
+        with pytest.raises(FileExistsError):
+            out.write(request_number(1))
+        assert other.read_text(encoding="utf-8") == "somebody else's"
+        other.unlink()
+        out.write(request_number(2))
+    found = [row["prompt_tokens"] for file in sorted(tmp_path.iterdir()) for row in rows_of(file)]
+    assert sorted(found) == [100, 102]
+
+
 @pytest.mark.parametrize("failing", range(4))
 def test_a_rename_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
     path = tmp_path / "live.jsonl"

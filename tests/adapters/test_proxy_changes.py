@@ -128,11 +128,15 @@ def test_a_reload_remembers_which_engine_is_not_well() -> None:
         async with slow_engine(begins=False) as (hung, url), slow_engine() as (engine, other):
             hung.well.clear()
             await use(one, url, other)
+            await until(lambda: not one.proxy._core.roster.well["other-0"])
             await one.proxy.reload(one.proxy._config)
             assert [(await ask(one))[0] for _ in range(6)] == [200] * 6
             assert (hung.asked, engine.asked) == (0, 6)
+            hung.well.set()
+            await one.proxy.reload(one.proxy._config)
+            assert one.proxy._core.roster.well["other-0"]
 
-    run(scenario, limits=replace(LIMITS, connect_s=0.2))
+    run(scenario, limits=replace(LIMITS, connect_s=0.5, look_s=0.1))
 
 
 def test_one_slow_look_ejects_nobody_and_three_free_what_waits() -> None:
@@ -146,7 +150,7 @@ def test_one_slow_look_ejects_nobody_and_three_free_what_waits() -> None:
             hung.well.clear()
             before = hung.looks
             await until(lambda: hung.looks == before + 2)
-            assert one.proxy._core.health.well["other-0"]
+            assert one.proxy._core.roster.well["other-0"]
             hung.well.set()
             await asyncio.sleep(0.3)
             assert not waits.done()
@@ -162,7 +166,7 @@ def test_one_slow_look_ejects_nobody_and_three_free_what_waits() -> None:
             hung.well.set()
             assert (await waits)[0] == 200
 
-    run(scenario, limits=replace(LIMITS, connect_s=0.1, silence_s=60.0, hold_s=60.0))
+    run(scenario, limits=replace(LIMITS, look_s=0.1, silence_s=60.0, hold_s=60.0))
 
 
 def test_an_answer_in_one_piece_may_take_longer_than_a_silence() -> None:
@@ -280,14 +284,18 @@ async def placement(one: Bench, body: dict[str, Any]) -> tuple[int, Any]:
         return answer.status, await answer.json()
 
 
-def test_an_error_of_the_scheduler_is_told_and_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("where", ["handle", "handle_timer"])
+def test_an_error_of_the_scheduler_is_told_and_leaves_nobody_waiting(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario(one: Bench) -> None:
         await use(one, "http://127.0.0.1:1")
 
-        def broken(*, now_ns: int) -> tuple[()]:
+        def broken(*_: Any, now_ns: int) -> tuple[()]:
             raise AssertionError(f"at {now_ns}")
 
-        one.proxy.router._scheduler.handle_timer = broken  # type: ignore[method-assign]
+        failed = one.proxy._core
+        setattr(failed.router._scheduler, where, broken)
         with caplog.at_level(logging.CRITICAL):
             status, body = await ask(one)
         assert status == 503
@@ -297,8 +305,53 @@ def test_an_error_of_the_scheduler_is_told_and_leaves_nobody_waiting(caplog: pyt
             assert answer.status == 503
         await one.proxy.reload(one.config)
         assert (await one.complete(1))[0] == 200
+        await until(lambda: failed not in one.proxy._cores)
 
     run(scenario, limits=replace(LIMITS, hold_s=0.3))
+
+
+def test_a_placement_on_an_engine_that_was_just_ejected_goes_elsewhere() -> None:
+    """What was decided and not yet sent when an engine was ejected waited there until `silence_s` was over."""
+
+    async def scenario(one: Bench) -> None:
+        async with slow_engine(begins=False) as (hung, url), slow_engine() as (engine, other):
+            await use(one, url, other)
+            core, place = one.proxy._core, one.proxy.router.place
+
+            async def place_and_eject(*arguments: Any, **more: Any) -> Any:
+                placed = await place(*arguments, **more)
+                if placed.instance == 0:
+                    core.roster.eject(core.config.upstreams[0])
+                return placed
+
+            core.router.place = place_and_eject  # type: ignore[method-assign]
+            answers = await asyncio.gather(*(ask(one) for _ in range(8)))
+            assert [status for status, _ in answers] == [200] * 8
+            assert (hung.asked, engine.asked) == (0, 8)
+
+    run(scenario, limits=replace(LIMITS, silence_s=60.0, health_s=60.0))
+
+
+def test_models_are_told_during_a_reload() -> None:
+    async def scenario(one: Bench) -> None:
+        asked, answer = asyncio.Event(), asyncio.Event()
+
+        async def models(_: web.Request) -> web.StreamResponse:
+            asked.set()
+            await answer.wait()
+            return web.json_response({"data": []})
+
+        async with engine_of(models, rest=models) as url:
+            await use(one, url)
+            waits = asyncio.create_task(one.client.get(f"{one.url}/v1/models"))
+            await asked.wait()
+            await one.proxy.reload(one.config)
+            await asyncio.sleep(0.1)
+            answer.set()
+            async with await waits as told:
+                assert told.status == 200
+
+    run(scenario)
 
 
 def test_what_is_recorded_is_of_one_configuration(tmp_path: Any) -> None:
@@ -307,6 +360,8 @@ def test_what_is_recorded_is_of_one_configuration(tmp_path: Any) -> None:
     async def scenario(one: Bench) -> None:
         with pytest.raises(InputError, match="block_tokens"):
             await one.proxy.reload(replace(one.config, scheduler=SchedulerConfig(block_tokens=64)))
+        with pytest.raises(InputError, match="characters_per_token"):
+            await one.proxy.reload(replace(one.config, characters_per_token=3.0))
 
     with CaptureWriter(tmp_path / "live.jsonl", rotate_bytes=1 << 20, keep=1) as capture:
         run(scenario, capture=capture)
@@ -319,6 +374,7 @@ def test_a_client_that_leaves_between_two_pieces_breaks_no_answer() -> None:
             async with aiohttp.ClientSession() as client:
                 answer = await client.post(f"{one.url}/v1/completions", json=STREAM)
                 await answer.content.readany()
+                answer.close()
             engine.end.set()
             await until(lambda: not one.proxy.open_answers)
             assert "sbs_broken_answers_total 0.0" in await one.metrics()

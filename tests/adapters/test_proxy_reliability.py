@@ -18,7 +18,7 @@ from sbs_opt.adapters.serve_config import Engines
 from sbs_opt.models.errors import InputError
 from sbs_opt.scheduler.config import SchedulerConfig
 from sbs_opt.testing.engines import Fault
-from tests.adapters.proxy_bench import LIMITS, Bench, run, tokens_of
+from tests.adapters.proxy_bench import LIMITS, Bench, proxy_of, run, tokens_of
 
 
 def statuses(answers: list[tuple[int, bytes]]) -> list[int]:
@@ -58,7 +58,7 @@ def test_an_engine_that_is_not_there_at_the_start_is_left_out_until_it_is() -> N
         assert statuses(answers) == [200] * 12
         assert not one.engines[0].received
         await one.engines[0].start()
-        await until(lambda: one.proxy._core.health.well["engine-0"])
+        await until(lambda: one.proxy._core.roster.well["engine-0"])
         answers = await asyncio.gather(*(one.complete(20 + k, 3000) for k in range(12)))
         assert statuses(answers) == [200] * 12
         assert one.engines[0].received
@@ -70,7 +70,7 @@ def test_a_full_buffer_is_429_and_held_too_long_is_503() -> None:
     async def scenario(one: Bench) -> None:
         for engine in one.engines:
             engine.kill()
-        await until(lambda: not any(one.proxy._core.health.well.values()))
+        await until(lambda: not any(one.proxy._core.roster.well.values()))
         held = asyncio.create_task(one.complete(0))
         await until(lambda: one.proxy.router.waiting == 1)
         async with one.client.post(f"{one.url}/v1/completions", json={"model": "fake", "prompt": "x"}) as answer:
@@ -103,15 +103,29 @@ def test_an_engine_with_prompts_of_others_takes_nothing_at_the_start() -> None:
         body = {"model": "fake", "prompt": [1] * 8000, "max_tokens": 1, "routed_dp_rank": 0}
         others = [asyncio.create_task(post(one, url, body)) for _ in range(30)]
         await until(lambda: one.engines[0].loads()[0].waiting > 20)
-        await one.proxy.reload(one.config)
-        before = set(one.engines[0].received)
-        answers = await asyncio.gather(*(one.complete(k) for k in range(8)))
-        assert statuses(answers) == [200] * 8
-        assert set(one.engines[0].received) == before
-        await asyncio.gather(*others)
-        await until(lambda: bool(one.proxy._core.router._scheduler._active.all()))  # type: ignore[attr-defined]
+        async with proxy_of(one.config) as (proxy, one.url):
+            before = set(one.engines[0].received)
+            answers = await asyncio.gather(*(one.complete(k) for k in range(8)))
+            assert statuses(answers) == [200] * 8
+            assert set(one.engines[0].received) == before
+            await asyncio.gather(*others)
+            await until(lambda: bool(proxy.router._scheduler._active.all()))  # type: ignore[attr-defined]
 
     run(scenario, kind="sglang")
+
+
+@pytest.mark.parametrize("policy", ["sbs_auto", "phase_aware"])
+def test_a_reload_does_not_wait_for_its_own_requests(policy: str) -> None:
+    """It took what the engines ran for the work of others, and under an immediate policy refused everything."""
+
+    async def scenario(one: Bench) -> None:
+        tasks = [asyncio.create_task(one.complete(k, 8000, max_tokens=1)) for k in range(60)]
+        await until(lambda: all(any(load.waiting for load in engine.loads()) for engine in one.engines))
+        await one.proxy.reload(one.config)
+        assert one.proxy.router._scheduler._active.all()  # type: ignore[attr-defined]
+        assert statuses(await asyncio.gather(*tasks)) == [200] * 60
+
+    run(scenario, kind="sglang", scheduler=SchedulerConfig(policy=policy), limits=replace(LIMITS, silence_s=20.0))
 
 
 async def post(one: Bench, url: str, body: dict[str, Any]) -> None:
@@ -252,7 +266,7 @@ def test_both_legs_of_a_request_meet_and_the_decode_leg_answers() -> None:
         ranks = {rank for places in one.received().values() for engine, rank in places if engine >= 2}
         assert len(ranks) == 4, "decode is spread as well"
 
-    run(scenario, kind="sglang", modes=LEGS)
+    run(scenario, kind="sglang", modes=LEGS, limits=replace(LIMITS, silence_s=20.0))
 
 
 @pytest.mark.parametrize("victim", [0, 2])

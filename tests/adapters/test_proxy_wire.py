@@ -15,10 +15,10 @@ pytest.importorskip("prometheus_client")
 from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
-from sbs_opt.adapters.http.proxy import Proxy
 from sbs_opt.adapters.serve_config import Shadow
-from tests.adapters.proxy_bench import COST, Bench, bench, engine_of, run, use
+from tests.adapters.proxy_bench import Bench, bench, engine_of, proxy_of, run, use
 
 BODY = {"model": "m", "prompt": "x"}
 
@@ -90,7 +90,7 @@ def test_headers_and_bodies_that_are_no_text_reach_the_engine(kind: str) -> None
     assert json.loads(half_body)["prompt"] == "\ud800"
     assert latin.headers["X-Name"].startswith("Jos")  # aiohttp leaves out what is no UTF-8
     assert "Expect" not in waits.headers
-    assert query.rel_url.query_string == "api-version=1&x=/"
+    assert query.raw_path == "/v1/completions?api-version=1&x=%2F"
 
 
 def test_a_token_of_any_bytes_is_compared() -> None:
@@ -137,36 +137,53 @@ def test_a_shadow_passes_on_whatever_comes() -> None:
     seen: list[tuple[str, str | None, bytes]] = []
 
     async def router(http: web.Request) -> web.Response:
-        seen.append((f"{http.method} {http.path_qs}", http.headers.get("X-data-parallel-rank"), await http.read()))
+        seen.append((f"{http.method} {http.raw_path}", http.headers.get("X-data-parallel-rank"), await http.read()))
         return web.json_response({"error": "never heard of it"}, status=503, headers={"Retry-After": "17"})
 
     async def scenario(one: Bench) -> None:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", router)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        shadow = Shadow(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        front = web.AppRunner(Proxy(replace(one.config, shadow=shadow), cost_model=COST).app())
-        await front.setup()
-        await web.TCPSite(front, "127.0.0.1", 0).start()
-        url = f"http://127.0.0.1:{front.addresses[0][1]}"
-        try:
+        async with (
+            engine_of(router, rest=router) as behind,
+            proxy_of(replace(one.config, shadow=Shadow(behind))) as (proxy, url),
+        ):
             headers = {"X-data-parallel-rank": "2"}
             for method, path, body in ASKED:
-                async with one.client.request(method, url + path, data=body, headers=headers) as answer:
+                asked = one.client.request(method, URL(url + path, encoded=True), data=body, headers=headers)
+                async with asked as answer:
                     assert (answer.status, answer.headers["Retry-After"]) == (503, "17")
                     assert method == "HEAD" or b"never heard of it" in await answer.read()
-        finally:
-            await front.cleanup()
-            await runner.cleanup()
+            await proxy.drain()
+            for path in ("/v1/models", "/v1/completions"):
+                async with one.client.post(url + path, data=b"{}") as answer:
+                    assert (answer.status, b"stopping" in await answer.read()) == (503, True)
 
     run(scenario)
     assert seen == [(f"{method} {path}", "2", body) for method, path, body in ASKED]
 
 
+def test_a_shadow_that_stops_leaves_nobody_waiting() -> None:
+    async def silent(_: web.Request) -> web.StreamResponse:
+        asked.set()
+        await asyncio.sleep(60)
+        return web.Response()
+
+    asked = asyncio.Event()
+
+    async def scenario(one: Bench) -> None:
+        async with engine_of(silent) as behind:
+            shadowed = replace(one.config, shadow=Shadow(behind), limits=replace(one.config.limits, drain_s=0.1))
+            async with proxy_of(shadowed) as (proxy, url):
+                waits = asyncio.create_task(one.client.post(f"{url}/v1/completions", json=BODY))
+                await asked.wait()
+                await proxy.drain()
+                async with await waits as answer:
+                    assert answer.status == 502
+
+    run(scenario)
+
+
 ASKED = (
-    ("POST", "/v1/embeddings?x=1", b'{"input": "x"}'),
+    ("POST", "/v1/embeddings?sig=a%2Fb", b'{"input": "x"}'),
+    ("GET", "/%41/b", b""),
     ("POST", "/v1/completions", b'{"prompt": ["one", "two"]}'),
     ("POST", "/v1/chat/completions", b"no JSON"),
     ("POST", "/v1/completions", b'{"prompt": "one"}'),

@@ -53,15 +53,17 @@ def test_it_serves_and_drains(tmp_path: Path) -> None:
             url = line.split()[-1]
             async with aiohttp.ClientSession() as client:
 
-                async def complete() -> bytes:
+                async def complete(name: str = "first") -> bytes:
                     body = {"model": "fake", "prompt": "hello " * 50, "max_tokens": 3, "stream": True}
-                    async with client.post(f"{url}/v1/completions", json=body) as answer:
+                    headers = {"x-request-id": name}
+                    async with client.post(f"{url}/v1/completions", json=body, headers=headers) as answer:
                         assert answer.status == 200
                         return bytes(await answer.read())
 
                 assert (await complete()).endswith(b"data: [DONE]\n\n")
-                under_way = [asyncio.create_task(complete()) for _ in range(3)]
-                await asyncio.sleep(0.1)  # a pass takes 200 ms
+                under_way = [asyncio.create_task(complete(f"{k}")) for k in range(3)]
+                while len(engine.received) < 4:
+                    await asyncio.sleep(0.01)
                 process.send_signal(signal.SIGTERM)
                 assert all(answer.endswith(b"data: [DONE]\n\n") for answer in await asyncio.gather(*under_way))
             _, errors = await asyncio.wait_for(process.communicate(), 20)
@@ -219,6 +221,8 @@ def test_shadow_is_asked_for_twice_or_not_at_all(run: Run) -> None:
         ("engines = { ranks = 4 }", "give at least one"),
         (config("ftp://x"), "write http://host:port"),
         (config("http://[::1"), "write http://host:port"),
+        (config("http://127.0.0.1:1/?"), "write http://host:port"),
+        (config("http://me:secret@127.0.0.1:1"), "write http://host:port"),
         (config("http://127.0.0.1:99999"), "write http://host:port"),
         (config("x").replace('url = "x"', "url = 5"), "upstreams: url = 5: must be a text"),
         ("token = 5\n" + config("http://127.0.0.1:1"), "token = 5: must be a text"),

@@ -70,12 +70,23 @@ class AsyncioDriver:
         self._due_ns: int | None = None
         self._wake = asyncio.Event()
         self._stopping = False
+        self._failure: Exception | None = None
 
     def feed(self, event: Event) -> None:
-        """Handle an event; call it from the event loop's thread."""
+        """Handle an event; call it from the event loop's thread.
+
+        An error of the scheduler is raised by `run`, and nothing is handled after it: who feeds cannot mend it.
+        """
+        if self._failure is not None:
+            return
         self._events.append(event)
         if not self._handling:
-            self._settle(())
+            try:
+                self._settle(())
+            except Exception as error:
+                self._failure = error
+                self._wake.set()
+                return
             if self._scheduler.next_timer_ns() != self._due_ns:
                 self._wake.set()
 
@@ -85,12 +96,18 @@ class AsyncioDriver:
         self._wake.set()
 
     async def run(self) -> None:
-        """Fire the scheduler's timers until `stop`."""
+        """Fire the scheduler's timers until `stop`; raise what it fails with."""
         while True:
+            if self._failure is not None:
+                raise self._failure
             now_ns = self._clock.now_ns()
             due = self._scheduler.next_timer_ns()
             if due is not None and due <= now_ns:
-                self._settle(self._scheduler.handle_timer(now_ns=now_ns))
+                try:
+                    self._settle(self._scheduler.handle_timer(now_ns=now_ns))
+                except Exception as error:
+                    self._failure = error
+                    raise
                 await asyncio.sleep(0)  # let the rest of the program run in between
             elif self._stopping:
                 return

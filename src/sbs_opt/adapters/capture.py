@@ -191,8 +191,13 @@ class CaptureWriter:
 
     def _rotate(self) -> None:
         coming = f"{self._path}.new"
-        fresh = _open_locked(coming)  # first: where this fails, nothing has moved
         try:
+            fresh = _open_locked(coming)  # first: where this fails, nothing has moved
+        except InputError as error:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), coming) from error
+        try:
+            if os.fstat(fresh).st_size:  # somebody else's: ours is empty until it has its place
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), coming)
             # Only up to the first gap: what a rotation that failed has moved already moves no further.
             gap = next((k for k in range(1, self._keep) if not os.path.lexists(f"{self._path}.{k}")), self._keep)
             for k in range(gap - 1, 0, -1):

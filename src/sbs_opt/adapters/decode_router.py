@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -52,7 +53,7 @@ class DecodeRouter:
         """Booked tokens and sequences, 0 when nothing is in flight."""
         return self._scheduler.booked
 
-    def place(self, prompt_tokens: int, avoid: int | None = None) -> tuple[int, int, int]:
+    def place(self, prompt_tokens: int, avoid: Collection[int] = ()) -> tuple[int, int, int]:
         """Return a number to be named in `finished`, the instance, and the unit within it.
 
         Parameters
@@ -60,7 +61,7 @@ class DecodeRouter:
         prompt_tokens
             Length of the prompt, at least 1.
         avoid
-            An instance, one of several that take requests, that is not to be the one; None = whichever is best.
+            Instances that take requests and are not to be the one; another one takes requests as well.
 
         Raises
         ------
@@ -70,11 +71,11 @@ class DecodeRouter:
         number, self._next_id = self._next_id, self._next_id + 1
         batch = RequestBatch(id=np.array([number]), prompt_tokens=np.array([prompt_tokens]))
         now_ns = self._clock.now_ns()
-        if avoid is not None:
-            self._scheduler.handle(InstanceDraining(avoid), now_ns=now_ns)
+        for instance in avoid:
+            self._scheduler.handle(InstanceDraining(instance), now_ns=now_ns)
         commands = self._scheduler.handle(RequestsArrived(batch), now_ns=now_ns)
-        if avoid is not None:
-            self._scheduler.handle(InstanceAdded(avoid), now_ns=now_ns)
+        for instance in avoid:
+            self._scheduler.handle(InstanceAdded(instance), now_ns=now_ns)
         for command in commands:
             if isinstance(command, Reject):
                 retry = None if command.retry_after_ns is None else command.retry_after_ns / 1e9

@@ -149,6 +149,9 @@ class Limits:
         The same where it comes in one piece: all of it is generated in silence.
     health_s, telemetry_s
         Between two looks at an upstream's health, and at its load.
+    look_s
+        For an answer about its health: some engines generate a token first, behind all that is queued. Three looks in
+        a row without one eject it.
     drain_s
         For answers that are under way when the server is told to stop.
     settle_s
@@ -164,6 +167,7 @@ class Limits:
     whole_s: float = 600.0
     health_s: float = 2.0
     telemetry_s: float = 1.0
+    look_s: float = 20.0
     drain_s: float = 60.0
     settle_s: float = 10.0
 
@@ -353,7 +357,7 @@ def _is_origin(url: str) -> bool:
         named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # half an IPv6 address, a port out of range
         return False
-    return named and not (parts.path.strip("/") or parts.query or parts.fragment)
+    return named and not (parts.path.strip("/") or any(mark in url for mark in "?#@"))
 
 
 def _is_loopback(host: str) -> bool:

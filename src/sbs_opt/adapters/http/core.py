@@ -7,7 +7,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +20,7 @@ from sbs_opt.adapters.http.ask import RETRY_S, Ask, refusal, rejection
 from sbs_opt.adapters.http.health import UPSTREAM_ERRORS, Health
 from sbs_opt.adapters.http.metrics import Metrics
 from sbs_opt.adapters.http.pins import RANK_HEADERS, pin, pin_legs, with_fields
+from sbs_opt.adapters.http.roster import Roster
 from sbs_opt.adapters.http.streaming import Opened, UpstreamError, open_answer, pass_on, passed_on, usage_in
 from sbs_opt.adapters.http.telemetry import Telemetry
 from sbs_opt.adapters.pass_feed import PassCollator, PassOver
@@ -52,9 +53,13 @@ class Core:
         Counts what happens.
     ratio
         Learns from what engines count.
+    former
+        What served before, under another configuration.
     """
 
-    def __init__(self, config: ServeConfig, cost_model: CostModel, metrics: Metrics, ratio: ByRatio) -> None:
+    def __init__(
+        self, config: ServeConfig, cost_model: CostModel, metrics: Metrics, ratio: ByRatio, former: Core | None = None
+    ) -> None:
         self.config = config
         self._metrics = metrics
         self._ratio = ratio
@@ -76,28 +81,40 @@ class Core:
             for silence_s in (limits.silence_s, limits.whole_s)
         )
         self.open_answers = 0
+        self.roster: Roster = Roster(
+            config, self.router, self.decode, metrics, None if former is None else former.roster
+        )
+        self._settles = former is None  # else what the engines run are our own requests
+        self._unanswered_shadow: set[asyncio.Timeout] = set()
         self._begun: set[aiohttp.ClientResponse] = set()
-        self._broken = False
+        self._broken = self._stopped = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to place; engines that are busy with the work of others are given time to settle."""
         warm_up(self.config.deployment, self._cost_model, self.config.scheduler)
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        # What a shadow stands before may close a kept connection as a request comes, and is not asked twice.
+        shadows = self._shadowed is not None
+        connector = (
+            aiohttp.TCPConnector(limit=0, force_close=True)
+            if shadows
+            else aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        )
         # No cookie of one client may reach an upstream with the request of another, nor a packed answer a client that
         # did not ask for one: what is named here stands in for headers that the client has not sent.
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=self._silence_streamed, auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(), headers={"Accept-Encoding": "identity"},
         )  # fmt: skip
-        self.health = Health(self.config, self._session, self.router, self.decode, self._metrics)
-        telemetry = Telemetry(self.config, self._session, self.router, self.health, self._metrics)
+        self.health = Health(self.config, self._session, self.roster)
+        telemetry = Telemetry(self.config, self._session, self.router, self.roster, self._metrics)
         self._begin(self.router.run())
-        if self._shadowed is not None:
+        if shadows:
             return
         try:
-            await asyncio.gather(*(self.health.resolve(upstream) for upstream in self.config.upstreams))
-            await asyncio.gather(*(telemetry.settle(upstream) for upstream in self.config.upstreams))
+            await asyncio.gather(*(self.health.first_look(upstream) for upstream in self.config.upstreams))
+            if self._settles:
+                await asyncio.gather(*(telemetry.settle(upstream) for upstream in self.config.upstreams))
         except BaseException:
             await self.stop()
             raise
@@ -130,11 +147,15 @@ class Core:
 
     def break_off(self) -> None:
         """Place nothing more; end what is under way with an error."""
+        self._stopped = True
         self.router.stop()
         for answer in tuple(self._begun):
             answer.content.set_exception(StoppedError())
         for upstream in self.config.upstreams:
-            self.health.give_up(upstream)
+            self.roster.give_up(upstream)
+        for limit in self._unanswered_shadow:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
 
     async def drained(self) -> None:
         """Return when no answer is under way and no request waits."""
@@ -158,18 +179,21 @@ class Core:
         if self._shadowed is not None:
             return True
         legs = (self._prefill, self._decoding) if self.decode is not None else (self._prefill,)
-        return all(any(self.health.well[upstream.name] for upstream in leg) for leg in legs)
+        return all(any(self.roster.well[upstream.name] for upstream in leg) for leg in legs)
 
     async def models(self) -> web.Response:
         """Return the models of the first upstream that tells them."""
-        for upstream in self.config.upstreams:
-            if not self.health.well[upstream.name]:
-                continue
-            try:
-                async with self._session.get(f"{upstream.url}/v1/models") as answer:
-                    return web.Response(status=answer.status, body=await answer.read(), content_type="application/json")
-            except UPSTREAM_ERRORS:
-                continue
+        self.open_answers += 1
+        try:
+            for upstream in self.config.upstreams:
+                if not self.roster.well[upstream.name]:
+                    continue
+                with suppress(*UPSTREAM_ERRORS):
+                    async with self._session.get(f"{upstream.url}/v1/models") as answer:
+                        body = await answer.read()
+                        return web.Response(status=answer.status, body=body, content_type="application/json")
+        finally:
+            self.open_answers -= 1
         return refusal(503, "overload", "no upstream answers", RETRY_S)
 
     # -- answers ------------------------------------------------------------------------------------------------
@@ -192,16 +216,16 @@ class Core:
         begin_s = time.monotonic()
         ask.placed = placed = await self._place(ask, limits.hold_s)
         held_s = time.monotonic() - begin_s
-        failed: Upstream | None = None
+        failed: set[Upstream] = set()
         try:
             for attempt in itertools.count(1):
                 try:
                     return await self._forward(http, ask, placed, failed)
                 except UpstreamError as error:
-                    failed = error.upstream
+                    failed.add(error.upstream)
                     self._metrics.failed(error.upstream.name)
                     if error.unreachable:
-                        self.health.eject(error.upstream)
+                        self.roster.eject(error.upstream)
                     if attempt >= limits.attempts:
                         ask.outcome = "failed"
                         return refusal(502, "upstream_error", f"no upstream answered: {error}", RETRY_S)
@@ -216,16 +240,14 @@ class Core:
         return await self.router.place(ask.prompt_tokens, block_ids=ask.blocks, deadline_s=hold_s)
 
     async def _place_anew(self, ask: Ask, placed: Placed, error: UpstreamError, hold_s: float) -> Placed:
-        with self.health.resting(error.upstream):
+        with self.roster.resting(error.upstream):
             if self.router.has(placed.id):
                 return await self.router.place_again(placed, str(error), deadline_s=hold_s)
             ask.first_token_ns = None  # its prompt was done, and is lost with the decode leg that failed
             return await self._place(ask, hold_s)
 
-    async def _forward(
-        self, http: web.Request, ask: Ask, placed: Placed, failed: Upstream | None
-    ) -> web.StreamResponse:
-        """Send a request to the unit that it was placed on, and its answer back; `failed` is what it comes from."""
+    async def _forward(self, http: web.Request, ask: Ask, placed: Placed, failed: Set[Upstream]) -> web.StreamResponse:
+        """Send a request to the unit that it was placed on, and its answer back; `failed` has failed it before."""
         if self.decode is not None:
             second = self.decode.place(ask.prompt_tokens, avoid=self._failed_decode(failed))
             return await self._forward_legs(http, ask, placed, second)
@@ -236,23 +258,24 @@ class Core:
         headers = self._headers(http)
         headers.update(pins)
         opened = await self._open(http, ask, upstream, headers, payload)
-        if opened.answer.status == 400 and not await self.health.still_there(upstream, instance_id):
+        if opened.answer.status == 400 and await self.health.still_there(upstream, instance_id) is False:
             opened.answer.close()
             raise UpstreamError(upstream, "its worker is gone", unreachable=True)
         return await self._answered(http, ask, placed, upstream, opened)
 
-    def _failed_decode(self, failed: Upstream | None) -> int | None:
-        """Return the decode instance that a request is not to come back to, unless it is the last one."""
-        if failed is None or failed.phase != "decode":
-            return None
-        others = any(self.health.well[one.name] for one in self._decoding if one != failed)
-        return self._decoding.index(failed) if others and self.health.well[failed.name] else None
+    def _failed_decode(self, failed: Set[Upstream]) -> list[int]:
+        """Return the decode instances that a request is not to come back to; none where no other is left."""
+        well = [k for k, upstream in enumerate(self._decoding) if self.roster.well[upstream.name]]
+        avoided = [k for k in well if self._decoding[k] in failed]
+        return avoided if len(avoided) < len(well) else []
 
     async def _open(
         self, http: web.Request, ask: Ask, upstream: Upstream, headers: Mapping[str, str], payload: bytes
     ) -> Opened:
+        if not self.roster.well[upstream.name]:  # since it was placed there, a moment ago
+            raise UpstreamError(upstream, "ejected")
         silence = self._silence_streamed if ask.streamed else self._silence_whole
-        unanswered = self.health.unanswered[upstream.name]
+        unanswered = self.roster.unanswered[upstream.name]
         return await open_answer(self._session, upstream, http, headers, payload, silence, unanswered)
 
     async def _forward_legs(
@@ -309,8 +332,8 @@ class Core:
         try:
             # How long it may take, and with which status it answers, is between it and its clients.
             opened = await open_answer(
-                self._session, upstream, http, self._headers(http), ask.raw, aiohttp.ClientTimeout(total=None), set(),
-                any_status=True,
+                self._session, upstream, http, self._headers(http), ask.raw, aiohttp.ClientTimeout(total=None),
+                self._unanswered_shadow, any_status=True,
             )  # fmt: skip
         except UpstreamError as error:
             self._metrics.failed(upstream.name)
@@ -331,6 +354,8 @@ class Core:
             self._metrics.answered(upstream.name, placed, status)
 
         self._begun.add(opened.answer)
+        if self._stopped:
+            opened.answer.content.set_exception(StoppedError())
         try:
             response, tail, whole = await pass_on(http, ask, opened, begun)
         finally:

@@ -18,6 +18,10 @@ class DynamoError(Exception):
     """A front end that cannot be reached, or that tells nothing of its workers that can be read."""
 
 
+class SlowDynamoError(DynamoError):
+    """A front end that does not answer in time."""
+
+
 async def instance_ids(
     session: aiohttp.ClientSession, url: str, *, any_component: bool = False, timeout_s: float = 5.0
 ) -> list[int]:
@@ -36,6 +40,8 @@ async def instance_ids(
 
     Raises
     ------
+    SlowDynamoError
+        No answer in time.
     DynamoError
         Not reached, no answer to read, or workers of more than one component, among which only the configuration
         can tell: the prefill and the decode side, or two models.
@@ -48,7 +54,9 @@ async def instance_ids(
     try:
         async with session.get(f"{url}/health", timeout=aiohttp.ClientTimeout(total=timeout_s)) as answer:
             status, body = answer.status, await answer.read()
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except TimeoutError as error:
+        raise SlowDynamoError(f"{url}/health: {type(error).__name__}") from error
+    except (aiohttp.ClientError, OSError) as error:
         raise DynamoError(f"{url}/health: {type(error).__name__}") from error
     if status >= 400:
         raise DynamoError(f"{url}/health: status {status}")

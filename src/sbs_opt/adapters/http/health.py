@@ -1,17 +1,15 @@
-"""Which upstreams take requests: ejected when they fail, back when they answer again."""
+"""Looking after the health of upstreams: ejected when they fail, back when they answer again."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import errno
+from collections import Counter
 
 import aiohttp
 
-from sbs_opt.adapters.decode_router import DecodeRouter
-from sbs_opt.adapters.http.dynamo import DynamoError, instance_ids, reassigned
-from sbs_opt.adapters.http.metrics import Metrics
-from sbs_opt.adapters.router import Router
+from sbs_opt.adapters.http.dynamo import DynamoError, SlowDynamoError, instance_ids, reassigned
+from sbs_opt.adapters.http.roster import Roster
 from sbs_opt.adapters.serve_config import ServeConfig, Upstream
 
 UPSTREAM_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
@@ -20,12 +18,18 @@ UPSTREAM_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
 _SLOW_LOOKS = 3
 """So many looks in a row without an answer eject an upstream: one may meet a pause."""
 
+_OUR_OWN = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM))
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Tell whether an upstream takes no connections; a shortage of descriptors or ports here is none of its doing."""
+    return isinstance(error, aiohttp.ClientConnectorError) and error.errno not in _OUR_OWN
+
 
 class Health:
-    """Looks at the health of upstreams from time to time, and tells the routers of what changes.
+    """Looks at upstreams from time to time, and keeps the roster.
 
-    `instance_ids` holds what Dynamo's workers are addressed by, by upstream's name; `unanswered` the time limits of
-    requests that have no first byte yet: they are over with the upstream.
+    `instance_ids` holds what Dynamo's workers are addressed by, by upstream's name.
 
     Parameters
     ----------
@@ -33,33 +37,15 @@ class Health:
         The upstreams, and how often.
     session
         For the requests.
-    router, decode
-        They hear of ejected and returned instances; `decode` is None without decode legs.
-    metrics
-        Show what is healthy.
+    roster
+        Hears of what fails and what is well.
     """
 
-    def __init__(
-        self,
-        config: ServeConfig,
-        session: aiohttp.ClientSession,
-        router: Router,
-        decode: DecodeRouter | None,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, config: ServeConfig, session: aiohttp.ClientSession, roster: Roster) -> None:
         self._limits = config.limits
         self._session = session
-        self._metrics = metrics
-        self._routers: dict[str, tuple[Router | DecodeRouter, int]] = {}
-        for phase, upstreams in ((router, config.prefill_upstreams), (decode, config.decode_upstreams)):
-            if phase is not None:
-                self._routers |= {upstream.name: (phase, k) for k, upstream in enumerate(upstreams)}
-        self._well = {upstream.name: True for upstream in config.upstreams}
-        for name in self._well:
-            metrics.healthy(name, True)
-        self._resting = dict.fromkeys(self._well, 0)
-        self._slow_looks = dict.fromkeys(self._well, 0)
-        self.unanswered: dict[str, set[asyncio.Timeout]] = {name: set() for name in self._well}
+        self._roster = roster
+        self._slow_looks: Counter[str] = Counter()
         self.instance_ids: dict[str, int] = {}
         self._workers: dict[str, list[str]] = {}
         for upstream in config.upstreams:
@@ -67,90 +53,55 @@ class Health:
                 self._workers.setdefault(upstream.url, []).append(upstream.name)
         self._named = {upstream.instance_id for upstream in config.upstreams}
 
-    @property
-    def well(self) -> Mapping[str, bool]:
-        """Whether each upstream takes requests, by name."""
-        return self._well
-
-    def eject(self, upstream: Upstream) -> None:
-        """Give an upstream no more requests until it is well; what it has not answered goes elsewhere."""
-        if self._well[upstream.name]:
-            self._well[upstream.name] = False
-            self._metrics.healthy(upstream.name, False)
-            router, instance = self._routers[upstream.name]
-            router.instance_lost(instance)
-            self.give_up(upstream)
-
-    def give_up(self, upstream: Upstream) -> None:
-        """Wait no longer for the first bytes of its answers."""
-        now_s = asyncio.get_running_loop().time()
-        for limit in self.unanswered[upstream.name]:
-            if not limit.expired():
-                limit.reschedule(now_s)
-
-    def back(self, upstream: Upstream) -> None:
-        """Give an upstream requests again, unless something else keeps it from them."""
-        if self._well[upstream.name] and not self._resting[upstream.name]:
-            router, instance = self._routers[upstream.name]
-            router.instance_returned(instance)
-
-    @contextmanager
-    def resting(self, upstream: Upstream) -> Iterator[None]:
-        """Give an instance nothing new while what failed there is placed elsewhere; the last one is spared."""
-        router, instance = self._routers[upstream.name]
-        if isinstance(router, DecodeRouter) or not any(
-            well and not self._resting[name] and name != upstream.name and self._routers[name][0] is router
-            for name, well in self._well.items()
-        ):
-            yield
-            return
-        self._resting[upstream.name] += 1
-        if self._resting[upstream.name] == 1:
-            router.instance_draining(instance)
-        try:
-            yield
-        finally:
-            self._resting[upstream.name] -= 1
-            self.back(upstream)
-
-    async def resolve(self, upstream: Upstream) -> None:
-        """Look at an upstream at the start, and find out what it is addressed by; one that is not there is ejected."""
-        if await self._answers(upstream) is not True:
-            self.eject(upstream)
+    async def first_look(self, upstream: Upstream) -> None:
+        """Look at an upstream at the start, for as long as a connection may take, and find what it is addressed by."""
+        self._judge(upstream, await self._answers(upstream, self._limits.connect_s))
 
     async def watch(self, upstream: Upstream) -> None:
         """Look at an upstream until cancelled."""
         while True:
             await asyncio.sleep(self._limits.health_s)
-            answers = await self._answers(upstream)
-            self._slow_looks[upstream.name] = self._slow_looks[upstream.name] + 1 if answers is None else 0
-            if answers is False or self._slow_looks[upstream.name] >= _SLOW_LOOKS:
-                self.eject(upstream)
-            elif answers and not self._well[upstream.name]:
-                self._well[upstream.name] = True
-                self._metrics.healthy(upstream.name, True)
-                self.back(upstream)
+            self._judge(upstream, await self._answers(upstream, self._limits.look_s))
 
-    async def _answers(self, upstream: Upstream) -> bool | None:
-        """Tell whether an upstream is well; None = it has not said so in time."""
+    async def still_there(self, upstream: Upstream, instance_id: int | None) -> bool | None:
+        """Tell whether the worker that a request was pinned to is known; Dynamo answers 400 for one that is not.
+
+        Returns None where the front end does not say in time.
+        """
+        if upstream.kind != "dynamo":
+            return True
+        return await self._lists(upstream, instance_id, self._limits.look_s)
+
+    def _judge(self, upstream: Upstream, answers: bool | None) -> None:
+        self._slow_looks[upstream.name] = self._slow_looks[upstream.name] + 1 if answers is None else 0
+        if answers:
+            self._roster.is_well(upstream)
+        elif answers is False or self._slow_looks[upstream.name] >= _SLOW_LOOKS:
+            self._roster.eject(upstream)
+
+    async def _answers(self, upstream: Upstream, patience_s: float) -> bool | None:
+        """Tell whether an upstream is well; None = it has not said so in time, or we had no means to ask."""
         if upstream.kind == "dynamo":
-            return await self._finds_worker(upstream)
-        timeout = aiohttp.ClientTimeout(total=self._limits.connect_s)
+            return await self._finds_worker(upstream, patience_s)
+        timeout = aiohttp.ClientTimeout(total=patience_s)
         try:
             async with self._session.get(f"{upstream.url}/health", timeout=timeout) as answer:
                 return answer.status < 500
         except TimeoutError:
             return None
-        except UPSTREAM_ERRORS:
-            return False
+        except UPSTREAM_ERRORS as error:
+            return None if isinstance(error, OSError) and error.errno in _OUR_OWN else False
 
-    async def _finds_worker(self, upstream: Upstream) -> bool:
+    async def _finds_worker(self, upstream: Upstream, patience_s: float) -> bool | None:
         """Look for a Dynamo worker among those that its frontend knows."""
         if upstream.instance_id is not None:
             self.instance_ids[upstream.name] = upstream.instance_id
-            return await self.still_there(upstream, upstream.instance_id)
+            return await self._lists(upstream, upstream.instance_id, patience_s)
         try:
-            known = await instance_ids(self._session, upstream.url, timeout_s=self._limits.connect_s)
+            known = await instance_ids(self._session, upstream.url, timeout_s=patience_s)
+        except SlowDynamoError:
+            # A worker without an id cannot be addressed; one with it may be well.
+            return None if upstream.name in self.instance_ids else False
         except DynamoError:
             return False
         names = self._workers[upstream.url]
@@ -161,13 +112,12 @@ class Health:
         self.instance_ids[upstream.name] = found
         return True
 
-    async def still_there(self, upstream: Upstream, instance_id: int | None) -> bool:
-        """Tell whether the worker that a request was pinned to is known; Dynamo answers 400 for one that is not."""
-        if upstream.kind != "dynamo":
-            return True
+    async def _lists(self, upstream: Upstream, instance_id: int | None, patience_s: float) -> bool | None:
         try:
             return instance_id in await instance_ids(
-                self._session, upstream.url, any_component=True, timeout_s=self._limits.connect_s
+                self._session, upstream.url, any_component=True, timeout_s=patience_s
             )
+        except SlowDynamoError:
+            return None
         except DynamoError:
             return False

@@ -153,15 +153,18 @@ class Proxy:
         """
         if self._config.shadow is not None or config.shadow is not None:
             raise InputError("shadow: needs a restart: what is recorded is of one configuration")
-        if self._recorders and config.scheduler.block_tokens != self._config.scheduler.block_tokens:
-            raise InputError(f"scheduler: block_tokens = {config.scheduler.block_tokens}: needs a restart: --capture")
+        if self._recorders:
+            if (blocks := config.scheduler.block_tokens) != self._config.scheduler.block_tokens:
+                raise InputError(f"scheduler: block_tokens = {blocks}: needs a restart: a capture runs")
+            if (ratio := config.characters_per_token) != self._config.characters_per_token:
+                raise InputError(f"characters_per_token = {ratio}: needs a restart: a capture runs")
         for name in ("host", "port", "passes"):
             old, new = getattr(self._config, name), getattr(config, name)
             if old != new:
                 raise InputError(f"{name} = {new!r}: needs a restart; this process listens at {old!r}")
         if config.limits.body_bytes != self._config.limits.body_bytes:
             raise InputError(f"limits: body_bytes = {config.limits.body_bytes!r}: needs a restart")
-        lengths, hasher, core = self._lengths_of(config), self._hasher_of(config), self._core_of(config)
+        lengths, hasher, core = self._lengths_of(config), self._hasher_of(config), self._core_of(config, self._core)
         await core.start()
         former, self._core = self._core, core
         limits = config.limits
@@ -213,8 +216,8 @@ class Proxy:
     def _pass_told(self, instance: int, message: ForwardPass) -> None:
         self._core.passes.told(instance, message)
 
-    def _core_of(self, config: ServeConfig) -> Core:
-        return Core(config, self._given_cost_model or config.cost_model(), self.metrics, self._ratio)
+    def _core_of(self, config: ServeConfig, former: Core | None = None) -> Core:
+        return Core(config, self._given_cost_model or config.cost_model(), self.metrics, self._ratio, former)
 
     def _lengths_of(self, config: ServeConfig) -> PromptLength:
         return ByTokenizer(config.tokenizer) if config.tokenizer else self._ratio
@@ -243,10 +246,18 @@ class Proxy:
             ask = self._ask(raw)
         except InputError as error:
             if core.shadows:  # what cannot be read here may be read there
-                return await core.answer(http, unread(raw))
+                return await self._answer(core, http, unread(raw))
             return refusal(400, "invalid_request_error", str(error))
         for recorder in self._recorders:
             recorder.arrived(ask.arrival_ns)
+        try:
+            return await self._answer(core, http, ask)
+        finally:
+            self._note(ask)
+
+    async def _answer(self, core: Core, http: web.Request, ask: Ask) -> web.StreamResponse:
+        if self._draining:  # while its body was read
+            return refusal(503, "shutdown", "the server is stopping", RETRY_S)
         try:
             return await core.answer(http, ask)
         except asyncio.CancelledError:
@@ -255,14 +266,14 @@ class Proxy:
         except ConnectionError as error:  # it left between two pieces of its answer
             ask.outcome = "cancelled"
             raise asyncio.CancelledError from error
-        finally:
-            self._note(ask)
 
     async def _pass_unread(self, http: web.Request) -> web.StreamResponse:
         """Pass on what is none of this server's: in a shadow clients find what they are used to."""
         if not self._admitted(http):
             return refusal(401, "unauthorized", "show the bearer token of this server")
-        return await self._core.answer(http, unread(await http.read()))
+        if self._draining:
+            return refusal(503, "shutdown", "the server is stopping", RETRY_S)
+        return await self._answer(self._core, http, unread(await http.read()))
 
     def _ask(self, raw: bytes) -> Ask:
         try:

@@ -11,9 +11,10 @@ from io import BytesIO
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from sbs_opt.adapters.http.ask import Ask, broken_event
-from sbs_opt.adapters.http.health import UPSTREAM_ERRORS
+from sbs_opt.adapters.http.health import UPSTREAM_ERRORS, is_unreachable
 from sbs_opt.adapters.serve_config import Upstream
 
 _HOP_BY_HOP = frozenset(
@@ -96,8 +97,8 @@ async def open_answer(
             unanswered.add(limit)
             try:
                 answer = await session.request(
-                    http.method, upstream.url + http.path_qs, data=_in_pieces(payload), headers=headers,
-                    timeout=silence, allow_redirects=False,
+                    http.method, URL(upstream.url + http.rel_url.raw_path_qs, encoded=True),
+                    data=_in_pieces(payload), headers=headers, timeout=silence, allow_redirects=False,
                 )  # fmt: skip
                 if answer.status >= 500 and not any_status:
                     raise UpstreamError(upstream, f"status {answer.status}")
@@ -109,8 +110,7 @@ async def open_answer(
             answer.close()
         if not isinstance(error, UPSTREAM_ERRORS):
             raise
-        unreachable = isinstance(error, aiohttp.ClientConnectorError)
-        raise UpstreamError(upstream, type(error).__name__, unreachable=unreachable) from error
+        raise UpstreamError(upstream, type(error).__name__, unreachable=is_unreachable(error)) from error
 
 
 async def pass_on(

@@ -7,8 +7,9 @@ import time
 
 import aiohttp
 
-from sbs_opt.adapters.http.health import UPSTREAM_ERRORS, Health
+from sbs_opt.adapters.http.health import UPSTREAM_ERRORS
 from sbs_opt.adapters.http.metrics import Metrics
+from sbs_opt.adapters.http.roster import Roster
 from sbs_opt.adapters.router import Router
 from sbs_opt.adapters.serve_config import ServeConfig, Upstream
 from sbs_opt.adapters.telemetry import LoadSnapshot, TelemetryError, parse_sglang_loads, parse_vllm_metrics
@@ -31,16 +32,18 @@ class Telemetry:
         Which upstreams, of which kind, how often.
     session
         For the requests.
-    router, health
-        Hear of engines that settle, and have settled.
+    router
+        What it believes is shown beside.
+    roster
+        Hears of engines that settle, and have settled.
     metrics
         Take the figures.
     """
 
     def __init__(
-        self, config: ServeConfig, session: aiohttp.ClientSession, router: Router, health: Health, metrics: Metrics
+        self, config: ServeConfig, session: aiohttp.ClientSession, router: Router, roster: Roster, metrics: Metrics
     ) -> None:
-        self._health = health
+        self._roster = roster
         self._config = config
         self._session = session
         self._router = router
@@ -52,7 +55,7 @@ class Telemetry:
         snapshot = await self._look(upstream)
         if snapshot is not None and _waits(snapshot) and upstream in self._config.prefill_upstreams:
             self._settling[upstream.name] = time.monotonic() + self._config.limits.settle_s
-            self._router.instance_draining(self._config.prefill_upstreams.index(upstream))
+            self._roster.settles(upstream)
 
     async def watch(self, upstream: Upstream) -> None:
         """Poll one upstream until cancelled; one of a kind that reports nothing is not asked."""
@@ -64,7 +67,7 @@ class Telemetry:
             snapshot = await self._look(upstream)
             if settling and (snapshot is None or not _waits(snapshot) or self._is_over(upstream)):
                 del self._settling[upstream.name]
-                self._health.back(upstream)
+                self._roster.has_settled(upstream)
 
     def _is_over(self, upstream: Upstream) -> bool:
         return time.monotonic() > self._settling[upstream.name]
