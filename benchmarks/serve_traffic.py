@@ -101,7 +101,7 @@ class Caller(asyncio.Protocol):
                 kept = _KEPT.search(self._seen)
                 call.first, call.kept = time.monotonic(), int(kept[1]) / 1e6 if kept else FIRST_S
         if self._seen.endswith(b"\r\n0\r\n\r\n"):
-            call.complete = self._seen.count(b"data: {") == CHUNKS
+            call.complete = self._seen.count(b"data: {") >= CHUNKS  # LiteLLM adds one
             self._call = None
             self._idle.append(self)
 
