@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbs_opt.adapters import capture
+from sbs_opt.adapters import append_file
 from sbs_opt.adapters.capture import CaptureWriter, FinishedRequest
 from sbs_opt.cli.main import main
 from sbs_opt.instances import read_trace
@@ -133,7 +133,7 @@ def test_a_torn_last_line_is_cut_off_and_told(tmp_path: Path) -> None:
 
 
 def test_a_tail_longer_than_one_reading_is_cut_off_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "_READ_BYTES", 16)
+    monkeypatch.setattr(append_file, "_READ_BYTES", 16)
     path = tmp_path / "live.jsonl"
     with writer(path) as out:
         out.write(request_number(0))

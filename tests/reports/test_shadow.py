@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sbs_opt.adapters import append_file
 from sbs_opt.adapters.capture import FinishedRequest
 from sbs_opt.models.errors import InputError
 from sbs_opt.models.requests import Requests, requests_without_prefixes
-from sbs_opt.reports import shadow_file
 from sbs_opt.reports.shadow import ShadowRecorder
 from sbs_opt.reports.shadow_process import ShadowProcessError, StretchProcess
 from sbs_opt.scheduler.config import SchedulerConfig
@@ -435,7 +435,7 @@ def test_a_full_disk_loses_a_stretch_and_nothing_else(path: Path, monkeypatch: p
 
 def test_a_piece_that_could_not_be_taken_back_is_removed_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, truncate = os.write, os.ftruncate
-    file = shadow_file.AppendFile(path, start=b"{", option="shadow")
+    file = append_file.AppendFile(path, start=b"{", option="shadow")
     file.append(b"{1}\n")
 
     def failing(descriptor: int, size: int) -> None:
@@ -460,7 +460,7 @@ def test_a_piece_that_could_not_be_taken_back_is_removed_later(path: Path, monke
 def test_a_torn_line_is_cut_off_and_the_rest_continued(
     path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int
 ) -> None:
-    monkeypatch.setattr(shadow_file, "_READ_BYTES", read_bytes)
+    monkeypatch.setattr(append_file, "_READ_BYTES", read_bytes)
     with recorder(path) as shadow:
         shadow.write(request(1))
     whole = path.read_bytes()
@@ -476,7 +476,7 @@ def test_a_torn_line_is_cut_off_and_the_rest_continued(
 
 def test_another_file_is_left_alone(path: Path) -> None:
     path.write_text('{"schema":"sbs-opt/trace/1"}\n')
-    with pytest.raises(InputError, match=r"shadow = .*is not of this kind"):
+    with pytest.raises(InputError, match=r"shadow = .*no shadow of ours"):
         recorder(path)
     assert path.read_text() == '{"schema":"sbs-opt/trace/1"}\n'
     with pytest.raises(OSError, match="No such file"):

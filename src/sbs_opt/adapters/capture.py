@@ -25,7 +25,8 @@ from typing import Self
 
 import numpy as np
 
-from sbs_opt.instances.files import PathLike, check_name
+from sbs_opt.adapters.append_file import AppendFile
+from sbs_opt.instances.files import PathLike
 from sbs_opt.instances.formats.plain import SCHEMA
 from sbs_opt.instances.source import shown
 from sbs_opt.models.checks import INT64_MAX, IntArray
@@ -35,7 +36,6 @@ _CAPTURED = "captured live; times count from"
 _ORIGIN = re.compile(_CAPTURED + r" (\d{1,19}) ns after 1970-01-01 UTC", re.ASCII)
 _OUTCOME = re.compile(r"[a-z][a-z_]{0,31}", re.ASCII)
 _HEADER_START = f'{{"schema":"{SCHEMA}","notes":["{_CAPTURED} '.encode()
-_READ_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,6 @@ class CaptureWriter:
     """
 
     def __init__(self, path: PathLike, *, rotate_bytes: int, keep: int, block_tokens: int = 0) -> None:
-        check_name(path)
         limits = (("rotate_bytes", rotate_bytes, 1), ("keep", keep, 1), ("block_tokens", block_tokens, 0))
         for name, value, least in limits:
             if value < least:
@@ -128,14 +127,14 @@ class CaptureWriter:
         self._rotate_bytes = rotate_bytes
         self._keep = keep
         self._block_tokens = block_tokens
-        self._descriptor = _open_locked(self._path)
+        self._file = _file_at(self._path)
+        self.torn_lines = self._file.torn_lines
         try:
-            self._size, self.torn_lines = _mend_tail(self._descriptor, self._path)
             self._origin_ns, other_blocks = self._continued()
             if other_blocks:
                 self._rotate()
         except BaseException:
-            os.close(self._descriptor)
+            self._file.close()
             raise
 
     def arrived(self, arrival_ns: int) -> None:
@@ -150,21 +149,15 @@ class CaptureWriter:
             The file system refuses, for one because it is full. The file is as it was before; later calls may succeed.
         """
         line = self._line(request)
-        if self._size and self._size + len(line) > self._rotate_bytes:
+        if self._file.size and self._file.size + len(line) > self._rotate_bytes:
             self._rotate()
-        if not self._size:
+        if not self._file.size:
             line = self._header() + line
-        written = os.write(self._descriptor, line)
-        if written < len(line):  # the disk filled up in the middle of the line: take the piece back
-            os.ftruncate(self._descriptor, self._size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
-        self._size += written
+        self._file.append(line)
 
     def close(self) -> None:
         """Close the file; nothing is buffered."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -176,7 +169,7 @@ class CaptureWriter:
 
     def _continued(self) -> tuple[int, bool]:
         """Return the origin of times of the file, now where it is empty, and whether its blocks are of another size."""
-        if not self._size:
+        if not self._file.size:
             return time.time_ns(), False
         with Path(self._path).open("rb") as file:
             header, first = file.readline(), file.readline()
@@ -192,11 +185,11 @@ class CaptureWriter:
     def _rotate(self) -> None:
         coming = f"{self._path}.new"
         try:
-            fresh = _open_locked(coming)  # first: where this fails, nothing has moved
+            fresh = _file_at(coming)  # first: where this fails, nothing has moved
         except InputError as error:
-            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), coming) from error
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), coming) from error
         try:
-            if os.fstat(fresh).st_size:  # somebody else's: ours is empty until it has its place
+            if fresh.size:  # somebody else's: ours is empty until it has its place
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), coming)
             # Only up to the first gap: what a rotation that failed has moved already moves no further.
             gap = next((k for k in range(1, self._keep) if not os.path.lexists(f"{self._path}.{k}")), self._keep)
@@ -206,10 +199,10 @@ class CaptureWriter:
                 os.replace(self._path, f"{self._path}.1")
             os.replace(coming, self._path)
         except BaseException:
-            os.close(fresh)
+            fresh.close()
             raise
-        os.close(self._descriptor)
-        self._descriptor, self._size = fresh, 0
+        self._file.close()
+        self._file = fresh
 
     def _header(self) -> bytes:
         note = f"{_CAPTURED} {self._origin_ns} ns after 1970-01-01 UTC"
@@ -246,38 +239,8 @@ class CaptureWriter:
         return f"{seconds}.{rest:09d}"
 
 
-def _open_locked(path: str) -> int:
-    import fcntl  # POSIX alone has it, and the router also runs without capture
-
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise InputError(f"capture = {path}: another process writes to it; give each its own file") from error
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _mend_tail(descriptor: int, path: str) -> tuple[int, int]:
-    """Cut off what follows the last line feed; return the size that is left and how many lines (0 or 1) were cut."""
-    size = os.fstat(descriptor).st_size
-    start = os.pread(descriptor, len(_HEADER_START), 0)
-    if start != _HEADER_START[: len(start)]:
-        raise _no_capture(path)  # before anything of it is cut
-    end = size
-    while end:
-        begin = max(0, end - _READ_BYTES)
-        feed = os.pread(descriptor, end - begin, begin).rfind(b"\n")
-        if feed >= 0:
-            end = begin + feed + 1
-            break
-        end = begin
-    if end < size:
-        os.ftruncate(descriptor, end)
-    return end, int(end < size)
+def _file_at(path: str) -> AppendFile:
+    return AppendFile(path, start=_HEADER_START, option="capture")
 
 
 def _no_capture(path: str) -> InputError:

@@ -18,6 +18,7 @@ from typing import Self
 import numpy as np
 
 from sbs_opt._version import __version__
+from sbs_opt.adapters.append_file import AppendFile
 from sbs_opt.adapters.capture import FinishedRequest
 from sbs_opt.instances.files import PathLike
 from sbs_opt.models.checks import IntArray
@@ -25,7 +26,6 @@ from sbs_opt.models.cost import CostModel
 from sbs_opt.models.deployment import Deployment
 from sbs_opt.models.errors import InputError
 from sbs_opt.models.requests import Requests
-from sbs_opt.reports.shadow_file import AppendFile
 from sbs_opt.reports.shadow_lines import LINE_START, measured_ttft_ns, request_lines, stretch_line
 from sbs_opt.reports.shadow_process import StretchProcess
 from sbs_opt.scheduler.config import SchedulerConfig

@@ -55,7 +55,9 @@ class AppendFile:
                 ) from error
             begin = os.pread(self._descriptor, len(start), 0)
             if begin != start[: len(begin)]:
-                raise InputError(f"{option} = {self._path}: the file exists and is not of this kind; give another name")
+                raise InputError(
+                    f"{option} = {self._path}: the file exists and is no {option} of ours; give another name"
+                )
             size = os.fstat(self._descriptor).st_size
             self._size = self._end_of_whole_lines(size)
             self.torn_lines = int(self._size < size)
@@ -64,6 +66,11 @@ class AppendFile:
         except BaseException:
             os.close(self._descriptor)
             raise
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self._size
 
     def append(self, block: bytes) -> None:
         """Append whole lines.
