@@ -71,6 +71,7 @@ async def bench(
     limits: Limits = LIMITS,
     modes: Sequence[str] = ("unified", "unified"),
     dead: Sequence[int] = (),
+    kv_tokens: int = 400_000,
     **changes: Any,
 ) -> AsyncIterator[Bench]:
     """Start engines, one for each of `modes` (those in `dead` only take a port), and a proxy before them."""
@@ -83,8 +84,11 @@ async def bench(
         if k in dead:
             await engine.stop()
     config = ServeConfig(
-        tuple(upstreams), Engines(ranks=RANKS, chunk_tokens=4096, context_tokens=8192), limits=limits, **changes
-    )  # fmt: skip
+        tuple(upstreams),
+        Engines(ranks=RANKS, chunk_tokens=4096, context_tokens=8192, kv_tokens=kv_tokens),
+        limits=limits,
+        **changes,
+    )
     try:
         async with proxy_of(config, capture) as (proxy, url), aiohttp.ClientSession() as client:
             yield Bench(engines, proxy, url, client, config)

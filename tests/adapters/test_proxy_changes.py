@@ -310,6 +310,30 @@ def test_an_error_of_the_scheduler_is_told_and_leaves_nobody_waiting(
     run(scenario, limits=replace(LIMITS, hold_s=0.3))
 
 
+def test_an_error_of_the_decode_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(one: Bench) -> None:
+        def broken(*_: Any, now_ns: int) -> tuple[()]:
+            raise AssertionError(f"at {now_ns}")
+
+        decode = one.proxy._core.decode
+        assert decode is not None
+        monkeypatch.setattr(decode._scheduler, "handle", broken)
+        for k in range(2):
+            status, body = await one.complete(k)
+            assert (status, b'"shutdown"' in body) == (503, True)
+        async with one.client.get(f"{one.url}/health") as answer:
+            assert answer.status == 503
+
+    run(scenario, kind="sglang", modes=("prefill", "decode"))
+
+
+def test_an_estimate_refuses_nobody_on_a_decode_leg_either() -> None:
+    async def scenario(one: Bench) -> None:
+        assert (await one.complete(1, prompt="x" * 30_000))[0] == 200
+
+    run(scenario, kind="sglang", modes=("prefill", "decode"), kv_tokens=5_000)
+
+
 def test_a_placement_on_an_engine_that_was_just_ejected_goes_elsewhere() -> None:
     """What was decided and not yet sent when an engine was ejected waited there until `silence_s` was over."""
 

@@ -93,6 +93,23 @@ def test_headers_and_bodies_that_are_no_text_reach_the_engine(kind: str) -> None
     assert query.raw_path == "/v1/completions?api-version=1&x=%2F"
 
 
+@pytest.mark.parametrize("legs", [True, False])
+def test_bodies_that_cannot_be_taken_apart_or_put_together_are_the_clients_fault(legs: bool) -> None:
+    """A body that is read and cannot be written anew, nested deeply, left its decode unit booked for ever."""
+
+    async def scenario(one: Bench) -> None:
+        for depth in (*range(900, 1100, 7), *range(970, 990)):
+            body = b'{"prompt": [1], "max_tokens": 1, "routed_dp_rank": 1, "x": %b}' % (b"[" * depth + b"]" * depth)
+            answer = await exchange(one.url, request_of(body))
+            assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 400")), answer
+        for packing in (b"gzip", b"deflate"):
+            for path in (b"/v1/completions", b"/v1/placements"):
+                answer = await exchange(one.url, request_of(b"not packed", b"Content-Encoding: " + packing, path=path))
+                assert answer.startswith(b"HTTP/1.1 400"), answer
+
+    run(scenario, kind="sglang", modes=("prefill", "decode") if legs else ("unified",))
+
+
 def test_a_token_of_any_bytes_is_compared() -> None:
     async def main() -> None:
         async with bench(token="geheim") as one:

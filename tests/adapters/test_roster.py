@@ -18,7 +18,8 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbs_opt.adapters.http.health import Health, is_unreachable
+from sbs_opt.adapters.http.errors import is_unreachable, look_of
+from sbs_opt.adapters.http.health import Health
 from sbs_opt.adapters.http.metrics import Metrics
 from sbs_opt.adapters.http.roster import Roster
 from sbs_opt.adapters.router import Router
@@ -88,8 +89,49 @@ def test_a_shortage_of_our_own_is_no_fault_of_an_upstream() -> None:
     """Without a free descriptor every engine was ejected, and all that they ran was given up."""
     key = aiohttp.client_reqrep.ConnectionKey("h", 1, False, True, None, None, None, None)
     for number, unreachable in ((errno.ECONNREFUSED, True), (errno.EMFILE, False), (errno.EADDRNOTAVAIL, False)):
-        assert is_unreachable(aiohttp.ClientConnectorError(key, OSError(number, "x"))) is unreachable
+        error = aiohttp.ClientConnectorError(key, OSError(number, "x"))
+        assert is_unreachable(error) is unreachable
+        assert look_of(error) == ("ill" if unreachable else "not asked")
     assert not is_unreachable(aiohttp.ServerDisconnectedError())
+    assert look_of(aiohttp.ClientConnectorDNSError(key, OSError(errno.EBUSY, "x"))) == "slow"
+
+
+@pytest.mark.parametrize("kind", ["vllm", "dynamo"])
+def test_whom_we_have_no_means_to_ask_stays(kind: str) -> None:
+    class WithoutDescriptors(aiohttp.BaseConnector):
+        async def _create_connection(self, *arguments: Any, **more: Any) -> Any:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    async def main() -> None:
+        roster, router, config = roster_of("sbs_auto", kind=kind, instance_id=7 if kind == "dynamo" else None)
+        async with aiohttp.ClientSession(connector=WithoutDescriptors()) as session:
+            looking = Health(config, session, roster)
+            for _ in range(5):
+                await looking.first_look(config.upstreams[0])
+            assert active(router) == set(NAMES)
+            assert not await looking.is_gone(config.upstreams[0], 7)
+
+    asyncio.run(main())
+
+
+def test_what_an_ejected_upstream_had_goes_to_one_that_settles() -> None:
+    """At the moment of its loss nobody took requests, and an immediate policy refused all that it had."""
+
+    async def main() -> None:
+        roster, router, config = roster_of("phase_aware")
+        running = asyncio.create_task(router.run())
+        for upstream in config.upstreams[1:]:
+            roster.settles(upstream)
+        placed = await router.place(100)
+        assert placed.instance == 0
+        roster.eject(config.upstreams[0])
+        again = await router.place_again(placed, "ejected", deadline_s=5.0)
+        assert again.instance in (1, 2)
+        router.cancelled(again.id)
+        router.stop()
+        await running
+
+    asyncio.run(main())
 
 
 def test_a_front_end_of_dynamo_that_is_slow_keeps_its_workers() -> None:
@@ -110,13 +152,13 @@ def test_a_front_end_of_dynamo_that_is_slow_keeps_its_workers() -> None:
             assert sorted(looking.instance_ids.values()) == [7, 8, 9]
             slow.set()
             for _ in range(2):
-                looking._judge(config.upstreams[0], await looking._answers(config.upstreams[0], 0.05))
+                looking._judge(config.upstreams[0], await looking._look(config.upstreams[0], 0.05))
             assert active(router) == set(NAMES)
-            assert await looking.still_there(config.upstreams[0], 7) is None
-            looking._judge(config.upstreams[0], await looking._answers(config.upstreams[0], 0.05))
+            assert not await looking.is_gone(config.upstreams[0], 7)
+            looking._judge(config.upstreams[0], await looking._look(config.upstreams[0], 0.05))
             assert active(router) == {"b", "c"}
             slow.clear()
             workers["instances"].pop(1)
-            assert await looking.still_there(config.upstreams[1], 8) is False
+            assert await looking.is_gone(config.upstreams[1], 8)
 
     asyncio.run(main())

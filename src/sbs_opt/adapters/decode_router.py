@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from sbs_opt.models.deployment import Deployment
 from sbs_opt.scheduler.commands import Command, Dispatch, Reject
 from sbs_opt.scheduler.config import SchedulerConfig
 from sbs_opt.scheduler.events import (
+    Event,
     InstanceAdded,
     InstanceDraining,
     InstanceLost,
@@ -24,6 +26,7 @@ from sbs_opt.scheduler.events import (
 from sbs_opt.scheduler.policies import build_scheduler
 
 _POLICY = "least_kv"
+_LOGGER = logging.getLogger(__name__)
 
 
 class DecodeRouter:
@@ -37,6 +40,11 @@ class DecodeRouter:
         As of a scheduler; the decode instances are placed on, whatever policy `config` names for prefill.
     clock
         The machine's monotonic clock unless given.
+
+    Attributes
+    ----------
+    failed
+        Whether the scheduler has failed: nothing is placed after that.
     """
 
     def __init__(
@@ -47,6 +55,7 @@ class DecodeRouter:
         self._scheduler = build_scheduler("decode", deployment, cost_model, plain)
         self._next_id = 0
         self._placed: dict[int, tuple[int, int]] = {}
+        self.failed = False
 
     @property
     def booked(self) -> int:
@@ -66,16 +75,17 @@ class DecodeRouter:
         Raises
         ------
         RejectedError
-            No decode instance takes requests, or the prompt is too large for any.
+            The scheduler has failed, no decode instance takes requests, or the prompt is too large for any.
         """
         number, self._next_id = self._next_id, self._next_id + 1
         batch = RequestBatch(id=np.array([number]), prompt_tokens=np.array([prompt_tokens]))
-        now_ns = self._clock.now_ns()
         for instance in avoid:
-            self._scheduler.handle(InstanceDraining(instance), now_ns=now_ns)
-        commands = self._scheduler.handle(RequestsArrived(batch), now_ns=now_ns)
+            self._handle(InstanceDraining(instance))
+        commands = self._handle(RequestsArrived(batch))
         for instance in avoid:
-            self._scheduler.handle(InstanceAdded(instance), now_ns=now_ns)
+            self._handle(InstanceAdded(instance))
+        if self.failed:
+            raise RejectedError("shutdown", None)
         for command in commands:
             if isinstance(command, Reject):
                 retry = None if command.retry_after_ns is None else command.retry_after_ns / 1e9
@@ -86,18 +96,28 @@ class DecodeRouter:
     def finished(self, number: int) -> None:
         """Tell that a request is over, however it ended; telling twice does no harm."""
         if self._placed.pop(number, None) is not None:
-            self._scheduler.handle(RequestsFinished(np.array([number])), now_ns=self._clock.now_ns())
+            self._handle(RequestsFinished(np.array([number])))
 
     def instance_lost(self, instance: int) -> None:
         """Tell that an instance is gone; what it had ends with its answers, and nothing new goes there."""
         on_it = [number for number, (where, _) in self._placed.items() if where == instance]
         if on_it:
-            self._scheduler.handle(RequestsFinished(np.array(on_it)), now_ns=self._clock.now_ns())
-        self._scheduler.handle(InstanceLost(instance), now_ns=self._clock.now_ns())
+            self._handle(RequestsFinished(np.array(on_it)))
+        self._handle(InstanceLost(instance))
 
     def instance_returned(self, instance: int) -> None:
         """Tell that an instance takes requests again."""
-        self._scheduler.handle(InstanceAdded(instance), now_ns=self._clock.now_ns())
+        self._handle(InstanceAdded(instance))
+
+    def _handle(self, event: Event) -> Sequence[Command]:
+        if self.failed:
+            return ()
+        try:
+            return self._scheduler.handle(event, now_ns=self._clock.now_ns())
+        except Exception as error:  # who tells of an event cannot mend it
+            self.failed = True
+            _LOGGER.critical("nothing more is placed: an error of the decode scheduler", exc_info=error)
+            return ()
 
     def _note(self, command: Command) -> None:
         if isinstance(command, Dispatch):

@@ -15,6 +15,7 @@ from sbs_opt.adapters.router import Placed, RejectedError
 from sbs_opt.models.checks import IntArray
 
 RETRY_S = 1
+UNREADABLE = "the body is not packed as its headers say"
 _STATUS = {"too_large": 413, "deadline": 503, "overload": 503, "shutdown": 503}
 
 

@@ -17,7 +17,8 @@ from multidict import CIMultiDict
 
 from sbs_opt.adapters.decode_router import DecodeRouter
 from sbs_opt.adapters.http.ask import RETRY_S, Ask, refusal, rejection
-from sbs_opt.adapters.http.health import UPSTREAM_ERRORS, Health
+from sbs_opt.adapters.http.errors import UPSTREAM_ERRORS
+from sbs_opt.adapters.http.health import Health
 from sbs_opt.adapters.http.metrics import Metrics
 from sbs_opt.adapters.http.pins import RANK_HEADERS, pin, pin_legs, with_fields
 from sbs_opt.adapters.http.roster import Roster
@@ -174,7 +175,7 @@ class Core:
     @property
     def serves(self) -> bool:
         """Whether requests have somewhere to go."""
-        if self._broken:
+        if self._broken or (self.decode is not None and self.decode.failed):
             return False
         if self._shadowed is not None:
             return True
@@ -258,7 +259,7 @@ class Core:
         headers = self._headers(http)
         headers.update(pins)
         opened = await self._open(http, ask, upstream, headers, payload)
-        if opened.answer.status == 400 and await self.health.still_there(upstream, instance_id) is False:
+        if opened.answer.status == 400 and await self.health.is_gone(upstream, instance_id):
             opened.answer.close()
             raise UpstreamError(upstream, "its worker is gone", unreachable=True)
         return await self._answered(http, ask, placed, upstream, opened)
@@ -285,12 +286,14 @@ class Core:
         assert self.decode is not None
         number, instance, decode_unit = decode_place
         prefill, decode = self._prefill[placed.instance], self._decoding[instance]
-        fields = pin_legs(prefill, placed.unit, decode_unit, next(self._rounds), self.config.engines.ranks)
-        payloads = [with_fields(ask.raw, ask.body, of) for of in fields]
-        headers = self._headers(http)
-        first = asyncio.create_task(self._run_prompt(http, ask, placed, prefill, headers, payloads[0]))
-        second = asyncio.create_task(self._open(http, ask, decode, headers, payloads[1]))
+        legs: list[asyncio.Task[Any]] = []
         try:
+            fields = pin_legs(prefill, placed.unit, decode_unit, next(self._rounds), self.config.engines.ranks)
+            payloads = [with_fields(ask.raw, ask.body, of) for of in fields]
+            headers = self._headers(http)
+            first = asyncio.create_task(self._run_prompt(http, ask, placed, prefill, headers, payloads[0]))
+            second = asyncio.create_task(self._open(http, ask, decode, headers, payloads[1]))
+            legs = [first, second]
             await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
             if first.done() and (refused := first.result()) is not None:
                 ask.outcome = "refused"
@@ -299,11 +302,11 @@ class Core:
             return await self._answered(http, ask, placed, decode, await second)
         finally:
             self.decode.finished(number)
-            first.cancel()
-            second.cancel()
-            _, opened = await asyncio.gather(first, second, return_exceptions=True)
-            if isinstance(opened, Opened):
-                opened.answer.close()
+            for leg in legs:
+                leg.cancel()
+            for opened in await asyncio.gather(*legs, return_exceptions=True):
+                if isinstance(opened, Opened):
+                    opened.answer.close()
 
     async def _run_prompt(
         self,

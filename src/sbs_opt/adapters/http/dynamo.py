@@ -8,6 +8,8 @@ from typing import Any
 
 import aiohttp
 
+from sbs_opt.adapters.http.errors import UPSTREAM_ERRORS, Look, look_of
+
 _ENDPOINT = "generate"
 """What workers that answer completions serve; the others of the list serve caches and controls."""
 
@@ -15,11 +17,19 @@ _IDS = 1 << 64
 
 
 class DynamoError(Exception):
-    """A front end that cannot be reached, or that tells nothing of its workers that can be read."""
+    """A front end that cannot be reached, or that tells nothing of its workers that can be read.
 
+    Parameters
+    ----------
+    message
+        What happened.
+    look
+        What that says of the front end.
+    """
 
-class SlowDynamoError(DynamoError):
-    """A front end that does not answer in time."""
+    def __init__(self, message: str, look: Look = "ill") -> None:
+        super().__init__(message)
+        self.look = look
 
 
 async def instance_ids(
@@ -40,8 +50,6 @@ async def instance_ids(
 
     Raises
     ------
-    SlowDynamoError
-        No answer in time.
     DynamoError
         Not reached, no answer to read, or workers of more than one component, among which only the configuration
         can tell: the prefill and the decode side, or two models.
@@ -54,10 +62,8 @@ async def instance_ids(
     try:
         async with session.get(f"{url}/health", timeout=aiohttp.ClientTimeout(total=timeout_s)) as answer:
             status, body = answer.status, await answer.read()
-    except TimeoutError as error:
-        raise SlowDynamoError(f"{url}/health: {type(error).__name__}") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise DynamoError(f"{url}/health: {type(error).__name__}") from error
+    except UPSTREAM_ERRORS as error:
+        raise DynamoError(f"{url}/health: {type(error).__name__}", look_of(error)) from error
     if status >= 400:
         raise DynamoError(f"{url}/health: status {status}")
     try:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sbs_opt.adapters.serve_config import Upstream
+from sbs_opt.models.errors import InputError
 
 VLLM_RANK = "X-data-parallel-rank"
 DYNAMO_INSTANCE, DYNAMO_RANK = "x-dynamo-worker-instance-id", "x-dynamo-dp-rank"
@@ -84,10 +85,18 @@ def with_fields(raw: bytes, body: Mapping[str, Any], fields: Mapping[str, Any]) 
         The object as it came, not empty, and as it was read.
     fields
         To be added, none of them in `body` unless it pins.
+
+    Raises
+    ------
+    InputError
+        It has to be written anew, and is nested too deeply for that.
     """
     if not _PIN_FIELDS.isdisjoint(body) or json.detect_encoding(raw) != "utf-8":
         kept = {name: value for name, value in body.items() if name not in _PIN_FIELDS}
-        return json.dumps(kept | dict(fields)).encode()  # ASCII: half a surrogate pair has no other form
+        try:
+            return json.dumps(kept | dict(fields)).encode()  # ASCII: half a surrogate pair has no other form
+        except RecursionError as error:
+            raise InputError("the body is nested too deeply; nest it less") from error
     if not fields:
         return raw
     end = raw.rindex(b"}")  # a long prompt is not written anew

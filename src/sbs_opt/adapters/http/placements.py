@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from sbs_opt.adapters.http.ask import RETRY_S, refusal, rejection
+from sbs_opt.adapters.http.ask import RETRY_S, UNREADABLE, refusal, rejection
 from sbs_opt.adapters.http.placement_book import PlacementBook
 from sbs_opt.adapters.http.placement_schema import read_body, schema_text
 from sbs_opt.adapters.http.placement_terms import (
@@ -159,6 +159,8 @@ class PlacementService:
             except web.HTTPRequestEntityTooLarge:
                 message = f"the body is larger than {self._body_bytes:,} bytes"
                 return refusal(413, "invalid_request_error", message)
+            except web.RequestPayloadError:
+                return refusal(400, "invalid_request_error", UNREADABLE)
             except RejectedError as error:
                 again_s = None if error.reason == "too_large" else error.retry_after_s or RETRY_S
                 return rejection(RejectedError(error.reason, again_s))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from sbs_opt.adapters.capture import FinishedRequest
-from sbs_opt.adapters.http.ask import RETRY_S, Ask, refusal, unread
+from sbs_opt.adapters.http.ask import RETRY_S, UNREADABLE, Ask, refusal, unread
 from sbs_opt.adapters.http.core import Core
 from sbs_opt.adapters.http.metrics import Metrics
 from sbs_opt.adapters.http.placements import PlacementService
@@ -239,6 +239,8 @@ class Proxy:
         except web.HTTPRequestEntityTooLarge:
             limit = self._config.limits.body_bytes
             return refusal(413, "invalid_request_error", f"the body is larger than {limit:,} bytes")
+        except web.RequestPayloadError:
+            return refusal(400, "invalid_request_error", UNREADABLE)
         core = self._core
         if core.router.waiting >= core.config.limits.waiting:
             return refusal(429, "overload", "too many requests are waiting", RETRY_S)
@@ -260,6 +262,8 @@ class Proxy:
             return refusal(503, "shutdown", "the server is stopping", RETRY_S)
         try:
             return await core.answer(http, ask)
+        except InputError as error:
+            return refusal(400, "invalid_request_error", str(error))
         except asyncio.CancelledError:
             ask.outcome = "cancelled"
             raise
@@ -273,7 +277,11 @@ class Proxy:
             return refusal(401, "unauthorized", "show the bearer token of this server")
         if self._draining:
             return refusal(503, "shutdown", "the server is stopping", RETRY_S)
-        return await self._answer(self._core, http, unread(await http.read()))
+        try:
+            raw = await http.read()
+        except web.RequestPayloadError:
+            return refusal(400, "invalid_request_error", UNREADABLE)
+        return await self._answer(self._core, http, unread(raw))
 
     def _ask(self, raw: bytes) -> Ask:
         try:
@@ -288,7 +296,8 @@ class Proxy:
         if prompt.token_ids is None and (self._config.tokenizer is None or prompt.has_other_parts):
             # An estimate refuses nobody: the engine knows whether the prompt is too long.
             engines = self._config.engines
-            tokens = min(tokens, engines.context_tokens, engines.kv_tokens)
+            # The first token comes along on a decode leg.
+            tokens = min(tokens, engines.context_tokens, engines.kv_tokens - self._config.disaggregated)
         return Ask(raw, body, prompt, tokens, blocks)
 
     def _note(self, ask: Ask) -> None:

@@ -76,10 +76,10 @@ class Roster:
             return
         self._well[upstream.name] = self._given[upstream.name] = False
         self._metrics.healthy(upstream.name, False)
+        self._tell()  # first: who is spared takes what this one had
         router, instance = self._instances[upstream.name]
         router.instance_lost(instance)
         self.give_up(upstream)
-        self._tell()
 
     def is_well(self, upstream: Upstream) -> None:
         """Give an upstream requests again."""

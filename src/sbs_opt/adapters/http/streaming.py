@@ -14,7 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from sbs_opt.adapters.http.ask import Ask, broken_event
-from sbs_opt.adapters.http.health import UPSTREAM_ERRORS, is_unreachable
+from sbs_opt.adapters.http.errors import UPSTREAM_ERRORS, is_unreachable
 from sbs_opt.adapters.serve_config import Upstream
 
 _HOP_BY_HOP = frozenset(

@@ -7,7 +7,7 @@ import time
 
 import aiohttp
 
-from sbs_opt.adapters.http.health import UPSTREAM_ERRORS
+from sbs_opt.adapters.http.errors import UPSTREAM_ERRORS
 from sbs_opt.adapters.http.metrics import Metrics
 from sbs_opt.adapters.http.roster import Roster
 from sbs_opt.adapters.router import Router
