@@ -44,6 +44,25 @@ def test_what_an_engine_refuses_goes_to_another_however_idle_the_first(policy: s
     run(scenario, scheduler=SchedulerConfig(policy=policy))
 
 
+@pytest.mark.parametrize("policy", ["sbs_auto", "phase_aware"])
+def test_no_engine_is_asked_twice_for_a_request_before_all_were_asked(policy: str) -> None:
+    """The last one that failed was left out, and what failed at once before it was the least loaded again."""
+
+    async def scenario(one: Bench) -> None:
+        for engine in one.engines[:2]:
+            engine.inject(Fault("refuse", count=1_000))
+        one.engines[2].inject(Fault("stall_before_first", count=4))
+        stalled = [asyncio.create_task(one.complete(k, 4000)) for k in range(4)]
+        await until(lambda: len(one.engines[2].received) == 4)
+        for k in range(8):
+            assert statuses([await one.complete(10 + k)]) == [200]
+        one.engines[2].release()
+        assert statuses(await asyncio.gather(*stalled)) == [200] * 4
+
+    limits = replace(LIMITS, silence_s=20.0)
+    run(scenario, modes=("unified",) * 3, scheduler=SchedulerConfig(policy=policy), limits=limits)
+
+
 def test_the_only_engine_is_asked_again() -> None:
     async def scenario(one: Bench) -> None:
         one.engines[0].inject(Fault("reset_before_first", count=1))

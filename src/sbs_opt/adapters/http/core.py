@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Coroutine, Mapping, Set
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import aiohttp
@@ -231,7 +231,8 @@ class Core:
                         ask.outcome = "failed"
                         return refusal(502, "upstream_error", f"no upstream answered: {error}", RETRY_S)
                     begin_s = time.monotonic()
-                    ask.placed = placed = await self._place_anew(ask, placed, error, max(0.0, limits.hold_s - held_s))
+                    left_s = max(0.0, limits.hold_s - held_s)
+                    ask.placed = placed = await self._place_anew(ask, placed, str(error), failed, left_s)
                     held_s += time.monotonic() - begin_s
             raise AssertionError("attempts end by a return")
         finally:
@@ -240,10 +241,12 @@ class Core:
     async def _place(self, ask: Ask, hold_s: float) -> Placed:
         return await self.router.place(ask.prompt_tokens, block_ids=ask.blocks, deadline_s=hold_s)
 
-    async def _place_anew(self, ask: Ask, placed: Placed, error: UpstreamError, hold_s: float) -> Placed:
-        with self.roster.resting(error.upstream):
+    async def _place_anew(self, ask: Ask, placed: Placed, reason: str, failed: Set[Upstream], hold_s: float) -> Placed:
+        with ExitStack() as rests:
+            for upstream in failed:
+                rests.enter_context(self.roster.resting(upstream))
             if self.router.has(placed.id):
-                return await self.router.place_again(placed, str(error), deadline_s=hold_s)
+                return await self.router.place_again(placed, reason, deadline_s=hold_s)
             ask.first_token_ns = None  # its prompt was done, and is lost with the decode leg that failed
             return await self._place(ask, hold_s)
 
