@@ -353,7 +353,8 @@ def test_a_placement_on_an_engine_that_was_just_ejected_goes_elsewhere() -> None
             assert [status for status, _ in answers] == [200] * 8
             assert (hung.asked, engine.asked) == (0, 8)
 
-    run(scenario, limits=replace(LIMITS, silence_s=60.0, health_s=60.0))
+    # What was never sent is no attempt.
+    run(scenario, limits=replace(LIMITS, silence_s=60.0, health_s=60.0, attempts=1))
 
 
 def test_models_are_told_during_a_reload() -> None:

@@ -219,7 +219,8 @@ class Core:
         held_s = time.monotonic() - begin_s
         failed: set[Upstream] = set()
         try:
-            for attempt in itertools.count(1):
+            attempts = 0
+            while True:
                 try:
                     return await self._forward(http, ask, placed, failed)
                 except UpstreamError as error:
@@ -227,14 +228,14 @@ class Core:
                     self._metrics.failed(error.upstream.name)
                     if error.unreachable:
                         self.roster.eject(error.upstream)
-                    if attempt >= limits.attempts:
+                    attempts += error.asked
+                    if attempts >= limits.attempts:
                         ask.outcome = "failed"
                         return refusal(502, "upstream_error", f"no upstream answered: {error}", RETRY_S)
                     begin_s = time.monotonic()
                     left_s = max(0.0, limits.hold_s - held_s)
                     ask.placed = placed = await self._place_anew(ask, placed, str(error), failed, left_s)
                     held_s += time.monotonic() - begin_s
-            raise AssertionError("attempts end by a return")
         finally:
             self.router.cancelled(placed.id)  # of no effect once its first token was told
 
@@ -277,7 +278,7 @@ class Core:
         self, http: web.Request, ask: Ask, upstream: Upstream, headers: Mapping[str, str], payload: bytes
     ) -> Opened:
         if not self.roster.well[upstream.name]:  # since it was placed there, a moment ago
-            raise UpstreamError(upstream, "ejected")
+            raise UpstreamError(upstream, "ejected", asked=False)
         silence = self._silence_streamed if ask.streamed else self._silence_whole
         unanswered = self.roster.unanswered[upstream.name]
         return await open_answer(self._session, upstream, http, headers, payload, silence, unanswered)

@@ -46,12 +46,15 @@ class UpstreamError(Exception):
         What happened, without a word of the request.
     unreachable
         Whether it takes no connections at all.
+    asked
+        Whether anything was sent to it.
     """
 
-    def __init__(self, upstream: Upstream, what: str, *, unreachable: bool = False) -> None:
+    def __init__(self, upstream: Upstream, what: str, *, unreachable: bool = False, asked: bool = True) -> None:
         super().__init__(f"{upstream.name}: {what}")
         self.upstream = upstream
         self.unreachable = unreachable
+        self.asked = asked
 
 
 @dataclass(slots=True)
