@@ -153,6 +153,12 @@ async def use(one: Bench, *urls: str, **changes: Any) -> None:
     await one.proxy.reload(replace(one.proxy._config, upstreams=upstreams, **changes))
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
 def run(scenario: Callable[[Bench], Awaitable[None]], **changes: Any) -> None:
     async def main() -> None:
         async with asyncio.timeout(30), bench(**changes) as one:

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from sbs_opt.models.errors import InputError
 from sbs_opt.scheduler.config import SchedulerConfig
-from tests.adapters.proxy_bench import LIMITS, Bench, engine_of, run, use
+from tests.adapters.proxy_bench import LIMITS, Bench, engine_of, run, until, use
 
 STREAM = {"model": "m", "prompt": [1, 2, 3], "stream": True}
 
@@ -66,12 +66,6 @@ async def slow_engine(*, begins: bool = True, ends: bool = True) -> AsyncIterato
         engine.end.set()
     async with engine_of(engine.answer, engine.health) as url:
         yield engine, url
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def ask(one: Bench, **body: Any) -> tuple[int, bytes]:

@@ -18,17 +18,11 @@ from sbs_opt.adapters.serve_config import Engines
 from sbs_opt.models.errors import InputError
 from sbs_opt.scheduler.config import SchedulerConfig
 from sbs_opt.testing.engines import Fault
-from tests.adapters.proxy_bench import LIMITS, Bench, proxy_of, run, tokens_of
+from tests.adapters.proxy_bench import LIMITS, Bench, engine_of, proxy_of, run, tokens_of, under_way, until, use
 
 
 def statuses(answers: list[tuple[int, bytes]]) -> list[int]:
     return [status for status, _ in answers]
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("policy", ["sbs_auto", "phase_aware"])
@@ -197,22 +191,13 @@ def test_no_cookie_of_one_client_reaches_the_request_of_another() -> None:
         return web.json_response({"choices": []}, headers={"Set-Cookie": "session=alice; Path=/"})
 
     async def scenario(one: Bench) -> None:
-        app = web.Application()
-        app.router.add_post("/v1/completions", upstream)
-        app.router.add_get("/health", upstream)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "localhost", 0).start()
-        url = f"http://localhost:{runner.addresses[0][1]}"
-        await one.proxy.reload(replace(one.config, upstreams=(replace(one.config.upstreams[0], url=url),)))
-        one.client.cookie_jar.clear()
-        for k in range(2):
-            body = {"model": "m", "prompt": "x"}
-            async with one.client.post(f"{one.url}/v1/completions", json=body, cookies={}) as answer:
-                assert answer.status == 200
-            one.client.cookie_jar.clear()
-            del k
-        await runner.cleanup()
+        async with engine_of(upstream, upstream) as url:
+            await use(one, url.replace("127.0.0.1", "localhost"))  # a cookie jar keeps none of an address
+            for _ in range(2):
+                one.client.cookie_jar.clear()
+                body = {"model": "m", "prompt": "x"}
+                async with one.client.post(f"{one.url}/v1/completions", json=body) as answer:
+                    assert answer.status == 200
 
     run(scenario)
     assert set(shown) == {None}
@@ -245,27 +230,17 @@ def test_a_client_that_reads_slowly_slows_its_upstream_and_nobody_else() -> None
         await answer.write_eof()
         return answer
 
-    async def health(_: web.Request) -> web.Response:
-        return web.Response()
-
     async def scenario(one: Bench) -> None:
-        app = web.Application()
-        app.router.add_post("/v1/completions", upstream)
-        app.router.add_get("/health", health)
-        runner = web.AppRunner(app, handler_cancellation=True)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        await one.proxy.reload(replace(one.config, upstreams=(replace(one.config.upstreams[0], url=url),)))
-        async with one.client.post(f"{one.url}/v1/completions", json={"model": "m", "prompt": "x"}) as answer:
-            await answer.content.read(1000)
-            previous = -1
-            while sent > previous:  # it comes to a standstill by itself
-                previous = sent
-                await asyncio.sleep(0.3)
-            assert sent < 40_000_000, "of 64 MB that the upstream has, the buffers of the way take their part"
-            answer.close()
-        await runner.cleanup()
+        async with engine_of(upstream) as url:
+            await use(one, url)
+            async with one.client.post(f"{one.url}/v1/completions", json={"model": "m", "prompt": "x"}) as answer:
+                await answer.content.read(1000)
+                previous = -1
+                while sent > previous:  # it comes to a standstill by itself
+                    previous = sent
+                    await asyncio.sleep(0.3)
+                assert sent < 40_000_000, "of 64 MB that the upstream has, the buffers of the way take their part"
+                answer.close()
 
     run(scenario, limits=replace(LIMITS, silence_s=10.0))
 
@@ -337,6 +312,8 @@ def test_a_client_that_leaves_both_legs_frees_them() -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await until(lambda: not any(load.running + load.waiting for engine in one.engines for load in engine.loads()))
+        await until(lambda: not one.proxy.open_answers)
+        assert under_way(one.proxy) == 0
 
     run(scenario, kind="sglang", modes=LEGS)
 

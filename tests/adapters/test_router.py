@@ -86,6 +86,7 @@ def test_a_client_that_leaves_while_held_or_sent_frees_its_load() -> None:
                 router.cancelled(result.id)
         router.cancelled(first.id)
         router.cancelled(first.id)
+        assert (router.waiting, router.in_flight, router.booked) == (0, 0, 0)
 
     run(scenario)
 

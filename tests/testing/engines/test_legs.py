@@ -261,6 +261,7 @@ def test_leaving_the_decode_leg_ends_its_wait() -> None:
         await until(lambda: pair.prefill.rooms == 1)  # awaited only
         decoding.cancel()
         await until(lambda: pair.prefill.rooms == 0)
+        assert (pair.prefill.rooms, decoding.cancelled()) == (0, True)
 
     paired(scenario)
 

@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
+from sbs_opt.adapters.batch_placement import warm_up
 from sbs_opt.adapters.decode_router import DecodeRouter
 from sbs_opt.adapters.http.ask import RETRY_S, Ask, refusal, rejection
 from sbs_opt.adapters.http.errors import UPSTREAM_ERRORS
@@ -27,7 +28,7 @@ from sbs_opt.adapters.http.telemetry import Telemetry
 from sbs_opt.adapters.pass_feed import PassCollator, PassOver
 from sbs_opt.adapters.pass_feed_asyncio import PassFeed
 from sbs_opt.adapters.prompt import ByRatio
-from sbs_opt.adapters.router import Placed, RejectedError, Router, warm_up
+from sbs_opt.adapters.router import Placed, RejectedError, Router
 from sbs_opt.adapters.serve_config import ServeConfig, Upstream
 from sbs_opt.models.cost import CostModel
 
@@ -86,7 +87,6 @@ class Core:
             config, self.router, self.decode, metrics, None if former is None else former.roster
         )
         self._settles = former is None  # else what the engines run are our own requests
-        self._unanswered_shadow: set[asyncio.Timeout] = set()
         self._begun: set[aiohttp.ClientResponse] = set()
         self._broken = self._stopped = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -95,10 +95,9 @@ class Core:
         """Begin to place; engines that are busy with the work of others are given time to settle."""
         warm_up(self.config.deployment, self._cost_model, self.config.scheduler)
         # What a shadow stands before may close a kept connection as a request comes, and is not asked twice.
-        shadows = self._shadowed is not None
         connector = (
             aiohttp.TCPConnector(limit=0, force_close=True)
-            if shadows
+            if self.shadows
             else aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         )
         # No cookie of one client may reach an upstream with the request of another, nor a packed answer a client that
@@ -110,7 +109,7 @@ class Core:
         self.health = Health(self.config, self._session, self.roster)
         telemetry = Telemetry(self.config, self._session, self.router, self.roster, self._metrics)
         self._begin(self.router.run())
-        if shadows:
+        if self.shadows:
             return
         try:
             await asyncio.gather(*(self.health.first_look(upstream) for upstream in self.config.upstreams))
@@ -152,11 +151,8 @@ class Core:
         self.router.stop()
         for answer in tuple(self._begun):
             answer.content.set_exception(StoppedError())
-        for upstream in self.config.upstreams:
-            self.roster.give_up(upstream)
-        for limit in self._unanswered_shadow:
-            if not limit.expired():
-                limit.reschedule(asyncio.get_running_loop().time())
+        for name in tuple(self.roster.unanswered):
+            self.roster.give_up(name)
 
     async def drained(self) -> None:
         """Return when no answer is under way and no request waits."""
@@ -340,7 +336,7 @@ class Core:
             # How long it may take, and with which status it answers, is between it and its clients.
             opened = await open_answer(
                 self._session, upstream, http, self._headers(http), ask.raw, aiohttp.ClientTimeout(total=None),
-                self._unanswered_shadow, any_status=True,
+                self.roster.unanswered[upstream.name], any_status=True,
             )  # fmt: skip
         except UpstreamError as error:
             self._metrics.failed(upstream.name)

@@ -275,8 +275,6 @@ class Proxy:
         """Pass on what is none of this server's: in a shadow clients find what they are used to."""
         if not self._admitted(http):
             return refusal(401, "unauthorized", "show the bearer token of this server")
-        if self._draining:
-            return refusal(503, "shutdown", "the server is stopping", RETRY_S)
         try:
             raw = await http.read()
         except web.RequestPayloadError:

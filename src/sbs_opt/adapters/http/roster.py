@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -58,7 +58,7 @@ class Roster:
         self._given = dict(self._well)
         self._settling: set[str] = set()
         self._resting: Counter[str] = Counter()
-        self.unanswered: dict[str, set[asyncio.Timeout]] = {name: set() for name in self._well}
+        self.unanswered: defaultdict[str, set[asyncio.Timeout]] = defaultdict(set)
         self._upstreams = config.upstreams
         for upstream in config.upstreams:
             metrics.healthy(upstream.name, True)
@@ -79,7 +79,7 @@ class Roster:
         self._tell()  # first: who is spared takes what this one had
         router, instance = self._instances[upstream.name]
         router.instance_lost(instance)
-        self.give_up(upstream)
+        self.give_up(upstream.name)
 
     def is_well(self, upstream: Upstream) -> None:
         """Give an upstream requests again."""
@@ -88,9 +88,9 @@ class Roster:
             self._metrics.healthy(upstream.name, True)
             self._tell()
 
-    def give_up(self, upstream: Upstream) -> None:
-        """Wait no longer for the first bytes of its answers."""
-        for limit in self.unanswered[upstream.name]:
+    def give_up(self, name: str) -> None:
+        """Wait no longer for the first bytes of an upstream's answers."""
+        for limit in self.unanswered[name]:
             if not limit.expired():
                 limit.reschedule(asyncio.get_running_loop().time())
 
